@@ -1,0 +1,40 @@
+"""The two unit systems, and the only place where one is converted into the other.
+
+`lj`: reduced units, k_B = 1, lengths in σ, energies in ε. `metal`: eV, Å, K.
+"""
+
+from typing import Literal
+
+__all__ = ["BOLTZMANN", "EXPORT_LENGTH", "Units", "beta", "energy_unit", "length_unit"]
+
+Units = Literal["lj", "metal"]
+
+BOLTZMANN: dict[str, float] = {"lj": 1.0, "metal": 8.617333262e-5}
+"""Boltzmann's constant: 1 in reduced units, eV/K in metal units (CODATA 2018)."""
+
+EXPORT_LENGTH: dict[tuple[str, str], float] = {
+    ("lj", "angstrom"): 1.0,
+    ("lj", "nanometre"): 0.1,
+    ("metal", "angstrom"): 1.0,
+    ("metal", "nanometre"): 0.1,
+}
+"""Factor from a unit system's length to that of an export format; one σ is drawn as 1 Å."""
+
+
+def beta(temperature: float, units: Units) -> float:
+    """Inverse temperature 1/(k_B T), in 1/ε or 1/eV.
+
+    >>> beta(0.5, "lj")
+    2.0
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, found {temperature}")
+    return 1.0 / (BOLTZMANN[units] * temperature)
+
+
+def energy_unit(units: Units) -> str:
+    return {"lj": "epsilon", "metal": "eV"}[units]
+
+
+def length_unit(units: Units) -> str:
+    return {"lj": "sigma", "metal": "angstrom"}[units]
