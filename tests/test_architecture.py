@@ -1,0 +1,185 @@
+"""A room imports only from the floors below its own, and never in a circle."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "particlegen"
+
+FLOORS = (
+    ("settings", "geometry", "units", "events", "streams"),
+    ("system",),
+    ("io",),
+    ("catalogue",),
+    ("networks", "estimate"),
+    ("training",),
+    ("energy",),
+    ("interpolant",),
+    ("flow",),
+    ("sampling",),
+    ("report",),
+    ("workflow",),
+    ("cli", "testing"),
+)
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(path: Path, package: Path) -> str:
+    """The room that a file belongs to; the package's own `__init__` stands above every floor."""
+    parts = path.relative_to(package).with_suffix("").parts
+    return parts[0]
+
+
+def imported_rooms(path: Path, package: Path) -> list[tuple[int, str]]:
+    """(line, room) of every import of this package in a file, relative and local imports included."""
+    name = package.name
+    here = [name, *path.relative_to(package).with_suffix("").parts]
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            modules = [f"{module}.{alias.name}" for alias in node.names] if module == name else [module]
+        else:
+            continue
+        for module in modules:
+            parts = module.split(".")
+            if parts[0] == name and len(parts) > 1 and not parts[1].startswith("__"):
+                found.append((node.lineno, parts[1]))
+    return found
+
+
+def violations(package: Path) -> list[str]:
+    """Every import that is not from a lower floor, and every room that no floor lists."""
+    wrong = []
+    for path in sorted(package.rglob("*.py")):
+        room = room_of(path, package)
+        if room == "__init__":
+            continue
+        where = path.relative_to(package)
+        if room not in FLOOR_OF:
+            wrong.append(f"{where}: room {room!r} stands on no floor")
+            continue
+        for line, other in imported_rooms(path, package):
+            if other == room:
+                continue
+            if other not in FLOOR_OF:
+                wrong.append(f"{where}:{line}: imports {other!r}, which stands on no floor")
+            elif FLOOR_OF[other] >= FLOOR_OF[room] and FLOOR_OF[room] > 0:
+                wrong.append(
+                    f"{where}:{line}: {room} (floor {FLOOR_OF[room]}) imports {other} (floor {FLOOR_OF[other]})"
+                )
+            elif FLOOR_OF[room] == 0 and FLOOR_OF[other] > 0:
+                wrong.append(f"{where}:{line}: {room} (ground floor) imports {other} (floor {FLOOR_OF[other]})")
+    return wrong + [f"circle: {' -> '.join(loop)}" for loop in circles(package)]
+
+
+def circles(package: Path) -> list[list[str]]:
+    """Circles among modules that import each other when they are loaded (imports inside functions are not)."""
+    name = package.name
+    modules = {}
+    for path in package.rglob("*.py"):
+        parts = [name, *path.relative_to(package).with_suffix("").parts]
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    edges: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        targets = set()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                targets |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                for alias in node.names:
+                    deeper = f"{node.module}.{alias.name}"
+                    targets.add(deeper if deeper in modules else node.module)
+        edges[module] = {target for target in targets if target in modules and target != module}
+    loops, done = [], set()
+
+    def walk(module: str, trail: list[str]) -> None:
+        if module in trail:
+            loops.append([*trail[trail.index(module) :], module])
+            return
+        if module in done:
+            return
+        for target in sorted(edges[module]):
+            walk(target, [*trail, module])
+        done.add(module)
+
+    for module in sorted(edges):
+        walk(module, [])
+    return loops
+
+
+def test_rooms_import_only_from_lower_floors():
+    assert violations(PACKAGE) == []
+
+
+def test_floors_are_those_of_the_architecture_page():
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    written = [tuple(name.strip(" `") for name in row.split(",")) for row in rows]
+    assert [set(rooms) for rooms in written] == [set(rooms) for rooms in FLOORS]
+
+
+def fake_tree(tmp_path: Path, files: dict[str, str]) -> Path:
+    package = tmp_path / "particlegen"
+    for name, text in files.items():
+        path = package / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return package
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"geometry.py": "from particlegen.system import ParticleSystem\n"},
+        {"energy/pair.py": "from particlegen.flow import ODEFlow\n"},
+        {"energy/pair.py": "import particlegen.workflow.runner\n"},
+        {"energy/pair.py": "from particlegen import workflow\n"},
+        {"energy/pair.py": "def f():\n    from ..sampling import chains\n"},
+        {"networks/a.py": "from particlegen.estimate import ess\n"},
+        {"attic/a.py": ""},
+        {"flow/a.py": "import particlegen.attic\n"},
+        {
+            "flow/a.py": "import particlegen.flow.b\n",
+            "flow/b.py": "from particlegen.flow import a\n",
+            "flow/__init__.py": "",
+        },
+    ],
+)
+def test_a_wrong_import_is_found(tmp_path, files):
+    assert violations(fake_tree(tmp_path, files)) != []
+
+
+def test_right_imports_pass(tmp_path):
+    files = {
+        "__init__.py": "from particlegen.workflow import run\n",
+        "system.py": "from particlegen.geometry import FlatTorus\n",
+        "flow/ode.py": "from particlegen.flow.solvers import rk4\nfrom particlegen import networks\nimport torch\n",
+        "flow/solvers.py": "import math\n",
+        "flow/__init__.py": "from particlegen.flow.ode import ODEFlow\n",
+    }
+    assert violations(fake_tree(tmp_path, files)) == []
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_module_is_small_and_has_sorted_public_names(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets):
+            names = [element.value for element in node.value.elts]
+            assert names == sorted(names), f"__all__ of {path.name} is not sorted"
+
+
+def test_shape_checks_are_on():
+    import torch
+    from jaxtyping import TypeCheckError
+
+    from particlegen.energy.provider import EnergyResult
+
+    with pytest.raises(TypeCheckError):
+        EnergyResult(torch.zeros(3), None, None, torch.ones(2, dtype=torch.bool), (None,) * 3)
