@@ -1,0 +1,144 @@
+"""What to do where a number is poor: thresholds and sentences, shared by the report and the command line."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["Advice", "advise", "quantity"]
+
+Level = Literal["good", "fair", "poor"]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A judgement of one number.
+
+    Args:
+        level: `good`, `fair` or `poor`.
+        key: the quantity's dotted name in `results.json`.
+        text: what it means and what to do.
+    """
+
+    level: Level
+    key: str
+    text: str
+
+
+def quantity(results: Mapping[str, Any], key: str) -> tuple[float, float] | None:
+    """(value, stderr) of a dotted key; NaN error where none is given, None where the quantity is absent.
+
+    >>> quantity({"generated": {"pareto_k": {"value": 0.4, "stderr": None}}}, "generated.pareto_k")[0]
+    0.4
+    """
+    here: Any = results
+    for part in key.split("."):
+        if not isinstance(here, Mapping) or part not in here:
+            return None
+        here = here[part]
+    if not isinstance(here, Mapping) or here.get("value") is None:
+        return None
+    stderr = here.get("stderr")
+    return float(here["value"]), float("nan") if stderr is None else float(stderr)
+
+
+def advise(results: Mapping[str, Any]) -> list[Advice]:
+    """A judgement of every diagnostic that `results.json` holds, the poor ones first."""
+    found = [*_reference(results), *_weights(results), *_flow(results), *_agreement(results)]
+    return sorted(found, key=lambda item: ("poor", "fair", "good").index(item.level))
+
+
+def _reference(results: Mapping[str, Any]) -> list[Advice]:
+    r_hat = quantity(results, "reference.r_hat")
+    if r_hat is None:
+        return []
+    key = "reference.r_hat"
+    if r_hat[0] < 1.01:
+        return [Advice("good", key, "The reference chains agree with each other.")]
+    text = (
+        "The reference chains do not agree yet, so nothing that is compared with them is settled. Raise "
+        "reference.equilibration_sweeps or reference.sweeps_between_frames, or use sampler: tempering."
+    )
+    return [Advice("poor" if r_hat[0] > 1.05 else "fair", key, text)]
+
+
+def _weights(results: Mapping[str, Any]) -> list[Advice]:
+    found = []
+    ess, n = quantity(results, "generated.ess_per_sample"), quantity(results, "generated.n_samples")
+    if ess is not None and n is not None:
+        effective = ess[0] * n[0]
+        said = f"{effective:,.0f} effective of {n[0]:,.0f} samples"
+        key = "generated.ess_per_sample"
+        if effective < 50:
+            text = f"Only {said}: averages rest on a handful. Train longer (training.minutes) or generate more samples."
+            found.append(Advice("poor", key, text))
+        elif ess[0] < 0.05:
+            text = f"{said}. Training longer helps more than sampling more; a warmer temperature is easier."
+            found.append(Advice("fair", key, text))
+        else:
+            found.append(Advice("good", key, f"{said}."))
+    pareto = quantity(results, "generated.pareto_k")
+    if pareto is not None:
+        key = "generated.pareto_k"
+        if pareto[0] >= 0.7:
+            text = (
+                "The largest weights dominate: reweighted averages and their error bars are not to be trusted. "
+                "Train longer or widen the network; more samples alone do not cure it."
+            )
+            found.append(Advice("poor", key, text))
+        elif pareto[0] >= 0.5:
+            found.append(Advice("fair", key, "The variance of the weights may be infinite; error bars are optimistic."))
+        else:
+            found.append(Advice("good", key, "The tail of the weights is light."))
+    return found
+
+
+def _flow(results: Mapping[str, Any]) -> list[Advice]:
+    found = []
+    forward, ess = quantity(results, "generated.forward_ess"), quantity(results, "generated.ess_per_sample")
+    if forward is not None and ess is not None:
+        key = "generated.forward_ess"
+        if forward[0] < 0.1 * ess[0]:
+            text = (
+                "Held-out reference frames are far less likely under the flow than its own samples suggest: modes are "
+                "missing. Use more reference frames, and check that the reference itself is equilibrated."
+            )
+            found.append(Advice("poor", key, text))
+        else:
+            found.append(Advice("good", key, "Held-out reference frames are covered by the flow."))
+    error = quantity(results, "generated.log_q_error")
+    if error is not None:
+        key = "generated.log_q_error"
+        if error[0] > 0.1:
+            text = "The solver's error reaches the weights: raise generation.steps, or use solver: dopri5."
+            found.append(Advice("poor" if error[0] > 0.5 else "fair", key, text))
+        else:
+            found.append(Advice("good", key, "The solver's error is small beside the spread of the weights."))
+    discard = quantity(results, "generated.discard_fraction")
+    if discard is not None:
+        key = "generated.discard_fraction"
+        if discard[0] > 0.02:
+            text = "Many raw samples have overlapping particles. Train longer, or raise network.width."
+            found.append(Advice("poor" if discard[0] > 0.2 else "fair", key, text))
+        else:
+            found.append(Advice("good", key, "Almost all raw samples are physical."))
+    return found
+
+
+def _agreement(results: Mapping[str, Any]) -> list[Advice]:
+    found = []
+    for name, title in (("energy_per_particle", "energy"), ("heat_capacity_per_particle", "heat capacity")):
+        here, there = quantity(results, f"reweighted.{name}"), quantity(results, f"reference.{name}")
+        if here is None or there is None:
+            continue
+        sigma = (here[1] ** 2 + there[1] ** 2) ** 0.5
+        if not sigma > 0:
+            continue
+        distance = abs(here[0] - there[0]) / sigma
+        text = f"The reweighted {title} lies {distance:.1f} standard errors from the reference."
+        key = f"reweighted.{name}"
+        if distance > 3:
+            more = " Look at the weights and at forward ESS; then double the reference and the training."
+            found.append(Advice("poor", key, text + more))
+        else:
+            found.append(Advice("good", key, text))
+    return found

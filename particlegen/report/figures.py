@@ -1,0 +1,180 @@
+"""The report's figures, each a pure function from arrays to a matplotlib figure."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
+
+__all__ = [
+    "COLOURS",
+    "as_image",
+    "configurations",
+    "energies",
+    "pair_curves",
+    "training_curve",
+    "weights",
+]
+
+COLOURS = {"reference": "#44546a", "raw": "#d98e04", "reweighted": "#0b7a75"}
+"""One colour per ensemble, the same in every figure; told apart by colour-blind readers too."""
+
+SPECIES_COLOURS = ("#3b6fb6", "#d1495b", "#edae49", "#66a182", "#8d6a9f")
+
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "particlegen",
+}
+
+
+def as_image(figure: Figure, alt: str) -> str:
+    """The figure as an `<img>` with its SVG inside; the alternative text must be free of quotes and markup."""
+    buffer = io.BytesIO()
+    with rc_context(STYLE):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": "particlegen"})
+    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="{alt}" src="data:image/svg+xml;base64,{encoded}">'
+
+
+def _figure(columns: int = 1, width: float = 4.6, height: float = 3.1, **options: Any) -> tuple[Figure, np.ndarray]:
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width * columns, height), layout="constrained")
+        axes = figure.subplots(1, columns, squeeze=False, **options)[0]
+    return figure, axes
+
+
+def _draw(axis: Axes, x: np.ndarray, lengths: Sequence[float], species: np.ndarray, radii: np.ndarray) -> None:
+    """One configuration with its periodic images; in three dimensions seen along z, deeper particles paler."""
+    order = np.argsort(x[:, 2]) if x.shape[1] > 2 else np.arange(len(x))
+    discs, faces, alphas = [], [], []
+    for i in order:
+        depth = 0.35 + 0.65 * x[i, 2] / lengths[2] if x.shape[1] > 2 else 0.92
+        for a in (-1, 0, 1):
+            for b in (-1, 0, 1):
+                cx, cy, r = x[i, 0] + a * lengths[0], x[i, 1] + b * lengths[1], radii[i]
+                if -r < cx < lengths[0] + r and -r < cy < lengths[1] + r:
+                    discs.append(Circle((cx, cy), r))
+                    faces.append(SPECIES_COLOURS[species[i] % len(SPECIES_COLOURS)])
+                    alphas.append(depth)
+    collection = PatchCollection(discs, facecolors=faces, edgecolors="white", linewidths=0.6, alpha=alphas)
+    axis.add_collection(collection)
+    box = Rectangle((0, 0), lengths[0], lengths[1], fill=False, edgecolor="#333333", linewidth=1.0)
+    axis.add_patch(box)
+    collection.set_clip_path(box)
+    axis.set(xlim=(-0.02 * lengths[0], 1.02 * lengths[0]), ylim=(-0.02 * lengths[1], 1.02 * lengths[1]), aspect="equal")
+    axis.axis("off")
+
+
+def configurations(
+    positions: Mapping[str, np.ndarray], lengths: Sequence[float], species: np.ndarray, diameters: np.ndarray
+) -> Figure:
+    """Discs in the box, one row per ensemble; `positions[title]` is `(frame, N, d)` with the same number of frames."""
+    rows, columns = len(positions), max(len(frames) for frames in positions.values())
+    with rc_context(STYLE):
+        figure = Figure(figsize=(2.1 * columns, 2.35 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for row, (title, frames) in zip(axes, positions.items(), strict=True):
+            for axis in row:
+                axis.axis("off")
+            for number, (axis, x) in enumerate(zip(row, frames, strict=False)):
+                _draw(axis, x, lengths, species, 0.5 * diameters)
+                if number == 0:
+                    axis.set_title(title)
+    return figure
+
+
+def _histogram(axis: Axes, values: np.ndarray, edges: np.ndarray, kind: str, weights: np.ndarray | None = None) -> None:
+    density, _ = np.histogram(values, edges, weights=weights)
+    total = len(values) if weights is None else weights.sum()
+    density = density / (total * np.diff(edges))
+    filled = kind == "reference"
+    axis.stairs(density, edges, fill=filled, color=COLOURS[kind], alpha=0.25 if filled else 1.0, lw=1.6, label=kind)
+
+
+def energies(reference: np.ndarray, generated: np.ndarray, log_weight: np.ndarray, n: int, unit: str) -> Figure:
+    """Energy per particle: reference, raw and reweighted, over the range that the reference visits."""
+    figure, (axis,) = _figure()
+    low, high = reference.min() / n, reference.max() / n
+    margin = 0.25 * (high - low) or max(0.1, abs(high))
+    edges = np.linspace(low - margin, high + margin, 45)
+    weight = np.exp(log_weight - np.nanmax(log_weight))
+    good = np.isfinite(generated) & np.isfinite(weight)
+    _histogram(axis, reference / n, edges, "reference")
+    _histogram(axis, generated[good] / n, edges, "raw")
+    _histogram(axis, generated[good] / n, edges, "reweighted", weight[good])
+    beyond = np.mean(~((generated / n >= edges[0]) & (generated / n <= edges[-1])))
+    axis.set(xlabel=f"energy per particle ({unit})", ylabel="density", title="Energies")
+    axis.legend(title=f"{beyond:.1%} of raw samples beyond the axis" if beyond > 0.001 else None)
+    return figure
+
+
+def pair_curves(block: Mapping[str, Any], x_name: str, x_label: str, y_label: str) -> Figure:
+    """Partial g(r) or S(q) of reference, raw and reweighted samples; the band is one standard error."""
+    partials = block["partials"]
+    figure, axes = _figure(columns=len(partials), width=3.2, height=2.7, sharey=True)
+    x = np.asarray(block[x_name], dtype=float)
+    for axis, (pair, curves) in zip(axes, partials.items(), strict=True):
+        for kind in ("reference", "raw", "reweighted"):
+            if kind not in curves:
+                continue
+            y = np.asarray(curves[kind], dtype=float)
+            style = {"lw": 3.2, "alpha": 0.35} if kind == "reference" else {"lw": 1.3}
+            axis.plot(x, y, color=COLOURS[kind], label=kind, ls="--" if kind == "raw" else "-", **style)
+            error = curves.get(f"{kind}_stderr")
+            if error is not None and kind == "reweighted":
+                error = np.asarray(error, dtype=float)
+                axis.fill_between(x, y - error, y + error, color=COLOURS[kind], alpha=0.2, lw=0)
+        axis.set(title=pair, xlabel=x_label)
+    axes[0].set_ylabel(y_label)
+    axes[0].legend()
+    return figure
+
+
+def weights(log_weight: np.ndarray) -> Figure:
+    """Histogram of log weights about their mean, and the share of the total weight that the largest carry."""
+    figure, (left, right) = _figure(columns=2, width=3.4, height=2.8)
+    finite = log_weight[np.isfinite(log_weight)]
+    centred = finite - finite.mean()
+    low = max(centred.min(), -15.0)
+    left.hist(np.clip(centred, low, None), bins=50, color=COLOURS["reweighted"], alpha=0.8)
+    left.set(xlabel="log weight − mean", ylabel="samples", title="Weights")
+    ordered = np.sort(np.exp(finite - finite.max()))[::-1]
+    share = np.cumsum(ordered) / ordered.sum()
+    fraction = np.arange(1, len(share) + 1) / len(share)
+    right.plot(fraction, share, color=COLOURS["reweighted"], label="this run")
+    right.plot([0, 1], [0, 1], color="#999999", ls=":", label="equal weights")
+    right.set(xlabel="share of samples, heaviest first", ylabel="share of weight", xlim=(0, 1), ylim=(0, 1.02))
+    right.legend(loc="lower right")
+    return figure
+
+
+def training_curve(curve: Mapping[str, Sequence[float]]) -> Figure:
+    """Training and validation loss against the optimiser step."""
+    figure, (axis,) = _figure()
+    step, loss = np.asarray(curve["step"]), np.asarray(curve["loss"], dtype=float)
+    axis.plot(step, loss, color=COLOURS["raw"], lw=1.0, alpha=0.8, label="training")
+    validation = np.asarray(curve["validation_loss"], dtype=float)
+    good = np.isfinite(validation)
+    if good.any():
+        axis.plot(step[good], validation[good], color=COLOURS["reweighted"], lw=1.6, label="validation")
+    finite = loss[np.isfinite(loss)]
+    if len(finite) > 10:
+        axis.set_ylim(
+            0.97 * min(finite.min(), np.nanmin(validation) if good.any() else np.inf), np.quantile(finite, 0.97)
+        )
+    axis.set(xlabel="step", ylabel="loss", title="Training")
+    axis.legend()
+    return figure
