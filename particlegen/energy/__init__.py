@@ -1,0 +1,19 @@
+"""Energies: the provider contract, the torch pair engine, and cards bound into systems."""
+
+from particlegen.energy.build import BuiltSystem, SystemSettings, build_system
+from particlegen.energy.formulas import PairPotential, even_power_energy
+from particlegen.energy.pair import TorchPairEnergy
+from particlegen.energy.provider import Counted, EnergyProvider, EnergyResult, Ledger
+
+__all__ = [
+    "BuiltSystem",
+    "Counted",
+    "EnergyProvider",
+    "EnergyResult",
+    "Ledger",
+    "PairPotential",
+    "SystemSettings",
+    "TorchPairEnergy",
+    "build_system",
+    "even_power_energy",
+]

@@ -57,6 +57,17 @@ class PairPotential:
         species = np.asarray(system.species)
         return np.asarray(self.epsilon)[species[:, None], species[None, :]]
 
+    def parameters_of_pairs(
+        self, system: ParticleSystem, first: np.ndarray, second: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """σ_ij and ε_ij, each `(pair,)` float64, of the pairs (first[k], second[k]); no N² memory."""
+        species = np.asarray(system.species)
+        epsilon = np.asarray(self.epsilon, dtype=float)[species[first], species[second]]
+        if self.nonadditivity is not None:
+            d = np.asarray(system.diameters, dtype=float)
+            return nonadditive_sigma(d[first], d[second], self.nonadditivity), epsilon
+        return np.asarray(self.sigma, dtype=float)[species[first], species[second]], epsilon
+
     def largest_cutoff(self, system: ParticleSystem) -> float:
         """The largest cutoff radius among the pairs of species or diameters present, in the unit of length."""
         if self.nonadditivity is not None:

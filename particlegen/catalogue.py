@@ -1,0 +1,204 @@
+"""Names to parsed cards. `root` alone knows whether the catalogues lie in a checkout or in the installed package.
+
+Cards are YAML mappings. They are read by a strict safe loader: duplicate keys, anchors and oversized files are
+refused with the file and the line, so that a card never means something else than what it shows.
+"""
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from particlegen.settings import InputError, Section
+
+__all__ = ["KINDS", "Card", "load", "names", "near_matches", "parse_section", "parse_yaml", "root"]
+
+KINDS = ("systems", "potentials", "workflows")
+"""The three catalogues."""
+
+_MAX_BYTES = 1_000_000
+_MAX_DEPTH = 40
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One parsed card: its name, the file it came from and the mapping found there (not yet validated)."""
+
+    name: str
+    path: Path
+    data: dict[str, Any]
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader without anchors, duplicate keys, keys that are not text, and unbounded nesting."""
+
+    depth = 0
+
+    def compose_node(self, parent, index):
+        event: Any = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.YAMLError(_at(event.start_mark, "anchors and aliases (& and *) are not accepted; write it out"))
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise yaml.YAMLError(_at(event.start_mark, f"nested deeper than {_MAX_DEPTH} levels"))
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node, deep=False):
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.YAMLError(_at(key_node.start_mark, f"the key {key!r} is not text; put it in quotes"))
+            if key in seen:
+                raise yaml.YAMLError(_at(key_node.start_mark, f"the key {key!r} is given twice"))
+            seen.add(key)
+        return super().construct_mapping(node, deep=True)
+
+
+# YAML 1.1 reads 1e-3 as text because it has no dot; everyone who types it means a number.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+def _at(mark: Any, problem: str) -> str:
+    return f"line {mark.line + 1}: {problem}"
+
+
+def root() -> Path:
+    """The folder that holds `systems/`, `potentials/` and `workflows/`: installed package data, or the checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_data"
+    return installed if (installed / "systems").is_dir() else package.parent
+
+
+def names(kind: str) -> list[str]:
+    """Sorted names of the cards of one catalogue.
+
+    >>> "ipl_binary_2d" in names("systems")
+    True
+    """
+    return sorted(path.stem for path in _folder(kind).glob("*.yaml"))
+
+
+def load(kind: str, name_or_path: str, relative_to: Path | None = None) -> Card:
+    """The card of that name; or, when the text ends in `.yaml`, the user's own card at that path.
+
+    Args:
+        kind: `systems`, `potentials` or `workflows`.
+        name_or_path: a name from `names(kind)`, or a path.
+        relative_to: folder of the file that cites the card. A cited path has to be relative and stay inside that
+            folder; without it (a command line), the path is taken from the current directory.
+
+    Raises:
+        InputError: unknown name (near matches are listed), missing file, or a path that leads outside.
+    """
+    folder = _folder(kind)
+    if name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path)
+        if relative_to is not None:
+            base = Path(relative_to)
+            if path.is_absolute() or not (base / path).resolve().is_relative_to(base.resolve()):
+                raise InputError(
+                    f"card {name_or_path!r}: cite your own card by a path relative to the file that names it, "
+                    "inside the same folder"
+                )
+            path = base / path
+        return Card(path.stem, path, parse_yaml(path))
+    available = names(kind)
+    if name_or_path not in available:
+        raise InputError(
+            f"unknown card {name_or_path!r} in {kind}: {near_matches(name_or_path, available)}. "
+            "Your own card is cited by its relative path ending in .yaml"
+        )
+    path = folder / f"{name_or_path}.yaml"
+    return Card(name_or_path, path, parse_yaml(path))
+
+
+def parse_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, read by the strict safe loader.
+
+    Raises:
+        InputError: missing, larger than 1 MB, not UTF-8, not YAML, no mapping at the top, duplicate or non-text
+            keys, anchors; the message names the file and, where there is one, the line.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    if len(raw) > _MAX_BYTES:
+        raise InputError(f"{path}: larger than {_MAX_BYTES} bytes, which no card or workflow needs to be")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}: line {line}: not UTF-8 text; save the file as UTF-8") from error
+    try:
+        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a subclass of SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise InputError(f"{path}: {where}not valid YAML: {error.problem or error.context}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: line 1: expected a mapping of keys to values, found {type(data).__name__}")
+    return data
+
+
+def parse_section(model: type[SectionType], data: Any, source: str) -> SectionType:
+    """`data` validated against a pydantic section.
+
+    Raises:
+        InputError: names `source`, every offending key, what was found and, for an unknown key, what is close.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors(include_url=False):
+            key = ".".join(str(part) for part in item["loc"]) or "(top level)"
+            if item["type"] == "extra_forbidden":
+                known = list(model.model_fields) if len(item["loc"]) == 1 else []
+                hint = f": {near_matches(str(item['loc'][-1]), known)}" if known else ""
+                problems.append(f"unknown key {key!r}{hint}")
+            elif item["type"] == "missing":
+                problems.append(f"missing key {key!r}")
+            else:
+                problems.append(f"key {key!r}: {item['msg']}, found {_short(item['input'])}")
+        raise InputError(f"{source}: " + "; ".join(problems)) from error
+
+
+def near_matches(name: str, available: list[str]) -> str:
+    """A phrase for error messages: the close names, or all of them.
+
+    >>> near_matches("ipl_binry_2d", ["ipl_binary_2d", "lj_bulk"])
+    "did you mean 'ipl_binary_2d'?"
+    """
+    close = difflib.get_close_matches(name, available, n=3)
+    if close:
+        return "did you mean " + " or ".join(repr(match) for match in close) + "?"
+    return "expected one of " + ", ".join(sorted(available))
+
+
+def _folder(kind: str) -> Path:
+    if kind not in KINDS:
+        raise ValueError(f"unknown catalogue {kind!r}: expected one of {', '.join(KINDS)}")
+    return root() / kind
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
