@@ -7,8 +7,15 @@ from typing import Annotated
 from pydantic import Field
 
 from particlegen.catalogue import Card, near_matches
-from particlegen.energy.cards import Count, Lengths, Positive, PotentialCard, SystemCard, load_potential
-from particlegen.energy.cards import load_system_card as _load_system_card
+from particlegen.energy.cards import (
+    Count,
+    Lengths,
+    Positive,
+    PotentialCard,
+    SystemCard,
+    load_potential,
+    load_system_card,
+)
 from particlegen.energy.formulas import PairPotential
 from particlegen.geometry import FlatTorus, FreeSpace, Geometry
 from particlegen.io.structures import Structure
@@ -78,14 +85,14 @@ def build_system(
     Raises:
         InputError: names the key (or the file's part) that does not fit, and what to do.
     """
-    raw, card = _load_system_card(settings.card, relative_to)
+    raw, card = load_system_card(settings.card, relative_to)
     where = f"system {settings.card!r}"
     # A potential that the card itself names is cited relative to that card.
-    named_by_card = settings.potential is None
-    potential_name = card.potential if named_by_card else settings.potential
-    potential_card, potential = load_potential(
-        potential_name or card.potential, raw.path.parent if named_by_card else relative_to
-    )
+    if settings.potential is None:
+        # The card names it, so a path is relative to the card and not to the workflow.
+        potential_card, potential = load_potential(card.potential, raw.path.parent)
+    else:
+        potential_card, potential = load_potential(settings.potential, relative_to)
     _check_potential(where, card, potential_card)
     names = tuple(card.composition)
     if structure is None:
@@ -97,9 +104,7 @@ def build_system(
         _check_no_overrides(where, settings)
         species = _species_from_file(where, card, structure)
         geometry = _geometry_from_file(where, card, structure)
-        if card.diameters and structure.diameters is None:
-            raise InputError(f"{where} needs a diameter per particle; add a `diameter` or `radius` column to the file")
-        diameters = tuple(float(d) for d in structure.diameters) if card.diameters else None  # type: ignore[union-attr]
+        diameters = _diameters_from_file(where, structure) if card.diameters else None
     system = ParticleSystem(
         name=raw.name,
         geometry=geometry,
@@ -201,6 +206,12 @@ def _geometry_from_file(where: str, card: SystemCard, structure: Structure) -> G
         raise InputError(f'{where} lives in free space, but the file has a box; remove it or set pbc="F F F"')
     # The confining sphere belongs to the sampled ensemble; a structure from elsewhere need not be centred in it.
     return FlatTorus(structure.lengths) if structure.lengths is not None else FreeSpace(card.dimensions)
+
+
+def _diameters_from_file(where: str, structure: Structure) -> tuple[float, ...]:
+    if structure.diameters is None:
+        raise InputError(f"{where} needs a diameter per particle; add a `diameter` or `radius` column to the file")
+    return tuple(float(diameter) for diameter in structure.diameters)
 
 
 def _check_image(where: str, system: ParticleSystem, potential: PairPotential, allowed: bool) -> bool:

@@ -21,7 +21,6 @@ __all__ = [
     "cutoff_derivatives",
     "load_potential",
     "load_system_card",
-    "system_card",
 ]
 
 Positive = Annotated[float, Field(gt=0)]
@@ -219,11 +218,10 @@ def load_potential(name: str, relative_to: Path | None = None) -> tuple[Potentia
 
 
 def load_system_card(name: str, relative_to: Path | None = None) -> tuple[catalogue.Card, SystemCard]:
-    """A system card by name or path, as found and validated. Raises InputError as `system_card`."""
+    """A system card by name or path, as found and validated.
+
+    Raises:
+        InputError: unknown card, or a bad key; names the file and every offending key.
+    """
     raw = catalogue.load("systems", name, relative_to)
-    return raw, system_card(raw)
-
-
-def system_card(raw: catalogue.Card) -> SystemCard:
-    """The validated content of a system card. Raises InputError naming the file and every offending key."""
-    return catalogue.parse_section(SystemCard, raw.data, str(raw.path))
+    return raw, catalogue.parse_section(SystemCard, raw.data, str(raw.path))

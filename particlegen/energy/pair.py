@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from particlegen.energy.formulas import PairPotential, even_power_energy
@@ -128,7 +128,7 @@ class TorchPairEnergy:
     def _neighbours(self, frame: Float[Tensor, "particle dim"]) -> tuple[Tensor, ...]:
         geometry = self._system.geometry
         points = geometry.wrap(frame.detach()).cpu().numpy()
-        tree = cKDTree(points, boxsize=geometry.lengths if isinstance(geometry, FlatTorus) else None)
+        tree = KDTree(points, boxsize=geometry.lengths if isinstance(geometry, FlatTorus) else None)
         # A hair beyond the cutoff: the tree rounds differently from the sum below, which decides.
         pairs = tree.query_pairs(self._reach * (1 + 1e-9), output_type="ndarray")
         return self._pair_arrays(pairs[:, 0], pairs[:, 1])
