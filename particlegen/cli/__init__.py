@@ -1,0 +1,24 @@
+"""The command line: `particlegen --help`."""
+
+import typer
+
+from particlegen.cli import catalogues, inspection, runs
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="particlegen",
+    help="Sample equilibrium particle systems with generative models, and prove it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+runs.register(app)
+inspection.register(app)
+catalogues.register(app)
+
+
+def main() -> None:
+    """Entry point of the `particlegen` command."""
+    app()

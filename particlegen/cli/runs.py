@@ -1,0 +1,115 @@
+"""Commands that compute: run, resume, validate, report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from particlegen.cli.console import EXIT_NOT_CONVERGED, ProgressDisplay, err, guarded, out
+
+if TYPE_CHECKING:
+    from particlegen.workflow import Run
+
+__all__ = ["register"]
+
+WorkflowArgument = Annotated[str, typer.Argument(metavar="WORKFLOW.yaml", help="A workflow file, or a catalogue name.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace one value, e.g. --set training.minutes=10; repeatable."),
+]
+ResourcesOption = Annotated[
+    Path | None,
+    typer.Option("--resources", metavar="FILE", help="YAML: device, threads, workers of this machine."),
+]
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+@guarded
+def run(
+    workflow: WorkflowArgument,
+    to: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default: the next free runs/NAME-NNN.")
+    ] = None,
+    set_: SetOption = None,
+    resources: ResourcesOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Run a workflow into a fresh folder."""
+    from particlegen import workflow as engine
+
+    with ProgressDisplay(quiet) as display:
+        finished = engine.run(workflow, out=to, set=set_, resources=resources, listener=display)
+    _conclude(finished)
+
+
+@guarded
+def resume(folder: FolderArgument, resources: ResourcesOption = None, quiet: QuietOption = False) -> None:
+    """Go on with a run that was interrupted; the answer is the same as without the interruption."""
+    from particlegen import workflow as engine
+
+    with ProgressDisplay(quiet) as display:
+        finished = engine.resume(folder, resources=resources, listener=display)
+    _conclude(finished)
+
+
+@guarded
+def validate(workflow: WorkflowArgument, set_: SetOption = None) -> None:
+    """Check a workflow without running it; print the planned stages, energy calls and memory."""
+    from particlegen import workflow as engine
+
+    planned = engine.plan(workflow, set=set_)
+    table = Table("stage", "what it does", "energy calls", box=None, pad_edge=False)
+    for stage in planned.stages:
+        calls = f"{stage.energy_calls:,.0f}" if stage.energy_calls else "–"
+        table.add_row(stage.name, escape(stage.description), calls)
+    out.print(table)
+    out.print(f"system    {escape(planned.system)}")
+    out.print(
+        f"memory    about {planned.memory_bytes / 1e9:.2f} GB resident, {planned.disk_bytes / 1e9:.3f} GB on disk"
+    )
+    out.print("The workflow is valid.")
+
+
+@guarded
+def report(folder: FolderArgument) -> None:
+    """Write report.html again from what the run folder holds."""
+    from particlegen import workflow as engine
+
+    out.print(f"report: {engine.open_run(folder).write_report()}")
+
+
+def _conclude(finished: "Run") -> None:
+    """The answer, where the report is, and exit code 4 where a convergence criterion was missed."""
+    from particlegen.report import format_quantity, quantity
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    results = finished.results
+    for key, label in (
+        ("reference.energy_per_particle", "energy per particle, reference"),
+        ("reweighted.energy_per_particle", "energy per particle, reweighted"),
+        ("reweighted.heat_capacity_per_particle", "heat capacity per particle, reweighted"),
+        ("free_energy.excess", "free energy, excess"),
+        ("free_energy.total", "free energy, total"),
+        ("generated.n_samples", "generated samples"),
+        ("generated.ess_per_sample", "effective sample size per sample"),
+        ("generated.pareto_k", "Pareto k"),
+    ):
+        found = quantity(results, key)
+        if found is not None:
+            section, name = key.split(".")
+            table.add_row(label, format_quantity(*found), results[section][name]["unit"])
+    out.print(table)
+    out.print(f"report: {finished.folder.report_file}")
+    if not finished.converged:
+        for reason in finished.reasons:
+            err.print(f"[yellow]not converged:[/] {escape(reason)}")
+        raise typer.Exit(EXIT_NOT_CONVERGED)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    for name, command in (("run", run), ("resume", resume), ("validate", validate), ("report", report)):
+        app.command(name)(command)

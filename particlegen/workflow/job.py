@@ -1,0 +1,112 @@
+"""What every stage is handed: the workflow, what was built from it, and where to put things."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from particlegen.energy import BuiltSystem, EnergyProvider
+from particlegen.events import Event, EventSink
+from particlegen.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from particlegen.io.store import RunStore
+from particlegen.workflow.folder import Journal, RunFolder
+from particlegen.workflow.schema import Workflow
+
+__all__ = ["Interrupted", "Job", "StopSignal", "stop_on_signals"]
+
+
+class Interrupted(Exception):
+    """A signal asked the run to end; what was finished is on disk (exit code 130)."""
+
+
+class StopSignal:
+    """Whether SIGINT or SIGTERM came; a second one ends the run at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopSignal]:
+    """Within the block, the first signal lets the current piece of work finish; outside the main thread none is caught."""
+    stop = StopSignal()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Job:
+    """One session of a run.
+
+    Args:
+        workflow: the canonical workflow.
+        folder: the run folder.
+        built: system, state and potential.
+        provider: energies of generated samples.
+        device: where networks run.
+        journal: the run's event log.
+        stop: asked between pieces of work.
+        listener: hears every event, e.g. a progress bar.
+        executor: shares the reference chains; None runs them here.
+        relative_to: the folder that a user's own cards are cited from.
+    """
+
+    workflow: Workflow
+    folder: RunFolder
+    built: BuiltSystem
+    provider: EnergyProvider
+    device: torch.device
+    journal: Journal
+    stop: StopSignal
+    listener: EventSink
+    executor: Executor | None
+    relative_to: Path
+    _mark: float = field(default_factory=time.perf_counter)
+    _calls: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def store(self) -> RunStore:
+        return self.folder.store
+
+    def emit(self, event: Event) -> None:
+        """Write an event to the journal, with the seconds and calls since the last one, and tell the listener."""
+        now = time.perf_counter()
+        spent = {"seconds": round(now - self._mark, 4), "calls": self._calls}
+        self.journal.write(event, spent)
+        self._mark, self._calls = now, {}
+        self.listener(event)
+
+    def count(self, provider: str, calls: float) -> None:
+        """Energy calls really made, for `spent`."""
+        self._calls[provider] = self._calls.get(provider, 0.0) + calls
+
+    def check(self, stage: str) -> None:
+        """Raise `Interrupted` if a signal came; call it where everything is on disk."""
+        if self.stop.requested:
+            self.emit(Event("interrupted", stage, f"stopped by a signal; particlegen resume {self.folder.path}"))
+            raise Interrupted(stage)
+
+    def load(self, stage: str) -> Checkpoint | None:
+        return load_checkpoint(self.folder.checkpoints, stage)
+
+    def save(self, stage: str, step: int, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
+        save_checkpoint(self.folder.checkpoints, stage, step, dict(tensors), dict(metadata), keep=2)

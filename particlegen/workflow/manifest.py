@@ -1,0 +1,85 @@
+"""The manifest: versions, seeds, hashes and citations of a run."""
+
+import hashlib
+import importlib.metadata
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from particlegen.catalogue import Card
+from particlegen.energy import BuiltSystem
+from particlegen.settings import InputError
+from particlegen.workflow.schema import PretrainedSettings, Workflow, canonical_yaml
+from particlegen.workflow.stage_training import pretrained_card, system_hash
+
+__all__ = ["build_manifest", "check_manifest"]
+
+LIBRARIES = ("torch", "numpy", "numba", "scipy", "h5py", "freud-analysis", "pydantic", "safetensors")
+
+PACKAGE_CITATION = "particlegen, MIT licence; see CITATION.cff"
+
+METHOD_CITATIONS = {
+    "interpolant": "L. Grenioux, L. Galliano, L. Berthier, G. Biroli, M. Gabrié, Boltzmann generators for amorphous "
+    "particle systems, arXiv:2512.16607 (2025)",
+    "flow matching": "R. T. Q. Chen, Y. Lipman, Flow matching on general geometries, arXiv:2302.03660 (2023)",
+    "hollow": "J. Gloy, S. Olsson, HollowFlow, arXiv:2510.21542 (2025)",
+    "hutchinson": "M. F. Hutchinson, Commun. Stat. Simul. Comput. 19, 433 (1990)",
+    "tempering": "K. Hukushima, K. Nemoto, J. Phys. Soc. Jpn. 65, 1604 (1996)",
+    "swap": "A. Ninarello, L. Berthier, D. Coslovich, Phys. Rev. X 7, 021039 (2017)",
+    "r_hat": "A. Vehtari, A. Gelman, D. Simpson, B. Carpenter, P.-C. Bürkner, Bayesian Anal. 16, 667 (2021)",
+    "pareto_k": "A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry, J. Mach. Learn. Res. 25, 1 (2024)",
+    "freud": "V. Ramasubramani et al., Comput. Phys. Commun. 254, 107275 (2020)",
+}
+
+
+def citations(workflow: Workflow, built: BuiltSystem, network_card: Card | None) -> list[str]:
+    """What to cite, from what the workflow uses; duplicates removed, order kept."""
+    keys = ["interpolant", "flow matching", "r_hat", "pareto_k"]
+    keys += [workflow.network.kind] if workflow.network.kind == "hollow" else []
+    keys += ["hutchinson"] if workflow.generation.likelihood == "hutchinson" else []
+    keys += [workflow.reference.sampler] if workflow.reference.sampler in METHOD_CITATIONS else []
+    keys += ["freud"] if {"rdf", "structure_factor"} & set(workflow.estimates.observables) else []
+    theirs = [str(text) for text in network_card.data.get("citations", ())] if network_card else []
+    found = [PACKAGE_CITATION, *built.citations, *(METHOD_CITATIONS[key] for key in keys), *theirs]
+    return list(dict.fromkeys(found))
+
+
+def build_manifest(workflow: Workflow, built: BuiltSystem, relative_to: Path, name: str, device: str) -> dict[str, Any]:
+    """The content of `manifest.json`."""
+    settings = workflow.training
+    card = pretrained_card(settings.pretrained, relative_to) if isinstance(settings, PretrainedSettings) else None
+    cards = [built.card] + ([card] if card else [])
+    return {
+        "name": name,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "particlegen": importlib.metadata.version("particlegen"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {library: importlib.metadata.version(library) for library in LIBRARIES},
+        "device": device,
+        "seed": workflow.seed,
+        "workflow_sha256": _digest(canonical_yaml(workflow).encode()),
+        "system_hash": system_hash(built),
+        "cards": {card.name: _digest(card.path.read_bytes()) for card in cards},
+        "relative_to": str(relative_to.resolve()),
+        "citations": citations(workflow, built, card),
+    }
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def check_manifest(manifest: dict[str, Any], workflow: Workflow, built: BuiltSystem, path: Path) -> None:
+    """Refuse to go on with a run whose input changed since it began.
+
+    Raises:
+        InputError: the workflow, the system or the potential is not what the run began with.
+    """
+    if manifest.get("workflow_sha256") != _digest(canonical_yaml(workflow).encode()):
+        raise InputError(
+            f"{path / 'workflow.yaml'}: changed since the run began; restore it, or start a new run from it"
+        )
+    if manifest.get("system_hash") != system_hash(built):
+        raise InputError(f"{path}: the system's cards changed since the run began; restore them, or start a new run")

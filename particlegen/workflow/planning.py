@@ -1,0 +1,92 @@
+"""What a workflow would do: stages, energy calls, memory and disk, known before anything runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from particlegen.networks import build_network
+from particlegen.workflow.runner import prepare
+from particlegen.workflow.schema import PretrainedSettings, Workflow
+
+__all__ = ["Plan", "PlannedStage", "plan"]
+
+BASE_MEMORY = 400e6
+"""Bytes that the interpreter and its libraries take."""
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of a plan.
+
+    Args:
+        name: the stage.
+        description: what it does.
+        energy_calls: full-energy equivalents; 0 where it makes none.
+    """
+
+    name: str
+    description: str
+    energy_calls: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a workflow would do.
+
+    Args:
+        system: the system in one line.
+        stages: in order.
+        memory_bytes: rough resident memory at the peak.
+        disk_bytes: rough size of the run folder.
+    """
+
+    system: str
+    stages: tuple[PlannedStage, ...]
+    memory_bytes: float
+    disk_bytes: float
+
+
+def plan(workflow: str | Path | Mapping[str, Any], set: Mapping[str, Any] | list[str] | None = None) -> Plan:
+    """The plan of a workflow; arguments and errors as `run`, nothing is written."""
+    loaded, built, _, _ = prepare(workflow, set)
+    system = built.system
+    coordinates = system.n_particles * system.dim
+    network = build_network(loaded.network, system)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    frames, samples = loaded.reference.frames, loaded.generation.samples
+    pairs = system.n_particles**2 * loaded.network.width
+    batch = max(getattr(loaded.training, "batch", 0), loaded.generation.chunk)
+    activations = 8 * 4 * batch * pairs * (loaded.network.rounds + 1)
+    memory = BASE_MEMORY + 2 * 8 * frames * coordinates + 16 * parameters + activations
+    disk = 8 * (frames + samples) * (coordinates + 4) + 60 * parameters
+    composition = " ".join(f"{name}{n}" for name, n in zip(system.species_names, system.composition, strict=True))
+    box = " x ".join(f"{length:.5g}" for length in system.torus.lengths)
+    return Plan(
+        system=f"{system.name}: N = {system.n_particles} ({composition}), box {box}, T = {built.state.temperature:g}",
+        stages=_stages(loaded, parameters),
+        memory_bytes=memory,
+        disk_bytes=disk,
+    )
+
+
+def _stages(workflow: Workflow, parameters: int) -> tuple[PlannedStage, ...]:
+    reference, training, generation = workflow.reference, workflow.training, workflow.generation
+    sweeps = reference.frames * reference.sweeps_between_frames
+    if isinstance(training, PretrainedSettings):
+        learns = f"weights of {training.pretrained}"
+    elif training.steps is not None:
+        learns = f"{parameters:,} parameters, {training.steps:,} steps of {training.batch}"
+    else:
+        learns = f"{parameters:,} parameters, {training.minutes:g} minutes, batches of {training.batch}"
+    draws = f"{generation.samples:,} samples, {generation.solver}, {generation.likelihood} likelihood"
+    shown = ", ".join(workflow.estimates.observables) + (", free energy" if workflow.estimates.free_energy else "")
+    return (
+        PlannedStage(
+            "reference", f"{reference.frames:,} frames, {reference.sampler}, {reference.chains} chains", sweeps
+        ),
+        PlannedStage("training", learns),
+        PlannedStage("generation", draws, generation.samples),
+        PlannedStage("estimates", shown),
+        PlannedStage("report", "report.html"),
+    )

@@ -1,0 +1,165 @@
+"""Estimates stage: from stored arrays to `results.json`."""
+
+from typing import Any
+
+import numpy as np
+
+from particlegen import estimate
+from particlegen.estimate import Estimate
+from particlegen.events import Event
+from particlegen.sampling import Equilibration, diagnose
+from particlegen.units import energy_unit
+from particlegen.workflow.job import Job
+from particlegen.workflow.observables import observable_curves
+from particlegen.workflow.stage_generation import HELD_OUT
+from particlegen.workflow.stage_reference import STAGE as REFERENCE
+from particlegen.workflow.stage_reference import chain_energies
+
+__all__ = ["STAGE", "run_estimates"]
+
+STAGE = "estimates"
+
+
+def run_estimates(job: Job) -> None:
+    """Write `results.json`, once, and consolidate the segments into `data.h5`."""
+    if job.folder.results_file.is_file():
+        return
+    job.emit(Event("started", STAGE, "weights, averages, free energy"))
+    for ensemble in ("reference", "generated"):
+        job.store.consolidate(ensemble)
+    chains = chain_energies(job.store)
+    equilibration = diagnose(chains)
+    reference = _reference(job, chains, equilibration)
+    generated, reweighted, free_energy = _generated(job)
+    observables = observable_curves(job)
+    reasons = _missed(job, equilibration, generated)
+    for reason in reasons:
+        job.emit(Event("warning", STAGE, reason))
+    # The journal line before the answer is read, so that the seconds of this stage are part of what was spent.
+    job.emit(Event("finished", STAGE, "converged" if not reasons else "a stated criterion was missed"))
+    system, state = job.built.system, job.built.state
+    results: dict[str, Any] = {
+        "kind": job.workflow.kind,
+        "status": {"converged": not reasons, "reasons": reasons},
+        "system": {
+            "name": system.name,
+            "particles": system.n_particles,
+            "composition": dict(zip(system.species_names, system.composition, strict=True)),
+            "lengths": list(system.torus.lengths),
+            "temperature": state.temperature,
+            "units": system.units,
+        },
+        "reference": _as_dicts(reference),
+        "generated": _as_dicts(generated),
+        "reweighted": _as_dicts(reweighted),
+        "free_energy": _as_dicts(free_energy),
+        "energy_calls": _as_dicts(_logical_calls(job)),
+        "spent": _spent(job),
+        "observables": observables,
+    }
+    job.folder.write_json(job.folder.results_file, results)
+
+
+def _as_dicts(quantities: dict[str, Estimate]) -> dict[str, Any]:
+    return {name: quantity.as_dict() for name, quantity in quantities.items()}
+
+
+def _count(value: float, unit: str = "") -> Estimate:
+    return Estimate(float(value), 0.0, unit, "count")
+
+
+def _reference(job: Job, chains: np.ndarray, equilibration: Equilibration) -> dict[str, Estimate]:
+    """Averages over the reference frames, with the errors that their correlation leaves."""
+    n, state = job.built.system.n_particles, job.built.state
+    unit = energy_unit(job.built.system.units)
+    method = f"{job.workflow.reference.sampler} Monte Carlo, {chains.shape[0]} chains"
+    deviation = (chains - chains.mean()) ** 2
+    variance = estimate.mean_with_correlation(deviation)
+    scale = state.beta**2 / n
+    nan = float("nan")
+    return {
+        "energy_per_particle": Estimate(equilibration.mean / n, equilibration.stderr / n, unit, method),
+        "heat_capacity_per_particle": Estimate(variance.value * scale, variance.stderr * scale, "k_B", method),
+        "n_frames": _count(chains.size),
+        "r_hat": Estimate(equilibration.r_hat, nan, "", "rank-normalised split R-hat (Vehtari 2021)"),
+        "statistical_inefficiency": Estimate(equilibration.statistical_inefficiency, nan, "frames", "Geyer"),
+        "drift": Estimate(
+            equilibration.drift, equilibration.drift_stderr, unit, "second minus first half, total energy"
+        ),
+    }
+
+
+def _generated(job: Job) -> tuple[dict[str, Estimate], dict[str, Estimate], dict[str, Estimate]]:
+    """Diagnostics of the samples, reweighted averages, free energies."""
+    store, system, beta = job.store, job.built.system, job.built.state.beta
+    n, unit, settings = system.n_particles, energy_unit(system.units), job.workflow.estimates
+    log_w, energy = store.read("generated", "log_weight"), store.read("generated", "energy")
+    log_q_error = store.read("generated", "log_q_error")
+    reference = store.read("reference", "energy")
+    rule = "ipl" if job.built.potential.name.startswith("ipl") else "gaussian"
+    discard = float(estimate.discard_fraction(energy, reference, rule))
+    raw = energy[np.isfinite(energy)] / n
+    nan = float("nan")
+    generated = {
+        "n_samples": _count(len(log_w)),
+        "discard_fraction": Estimate(discard, (discard * (1 - discard) / len(energy)) ** 0.5, "", f"rule: {rule}"),
+        "ess_per_sample": _estimate(estimate.ess_per_sample(log_w), "", "(sum w)^2 / (n sum w^2)"),
+        "pareto_k": _estimate(estimate.pareto_k(log_w), "", "Pareto smoothed importance sampling"),
+        "log_q_error": Estimate(float(np.median(log_q_error)), nan, "", "median |error of log q|"),
+        "median_energy_per_particle": Estimate(float(np.median(raw)) if len(raw) else nan, nan, unit, "raw samples"),
+    }
+    held_out = job.load(HELD_OUT)
+    if held_out and len(held_out.tensors["log_q"]):
+        log_w_reference = -beta * held_out.tensors["energy"].numpy() - held_out.tensors["log_q"].numpy()
+        count = len(log_w_reference)
+        method = f"{count} held-out reference frames"
+        generated["forward_ess"] = _estimate(estimate.forward_ess(log_w_reference), "", method)
+    reweighted = {}
+    if "energy" in settings.observables:
+        mean = estimate.reweighted_mean(log_w, np.where(np.isfinite(log_w), energy, 0.0))
+        reweighted["energy_per_particle"] = Estimate(mean.value / n, mean.stderr / n, unit, mean.method)
+    if "heat_capacity" in settings.observables:
+        capacity = estimate.reweighted_heat_capacity(log_w, np.where(np.isfinite(log_w), energy, 0.0), beta, n)
+        reweighted["heat_capacity_per_particle"] = Estimate(capacity.value, capacity.stderr, "k_B", capacity.method)
+    free_energy = {}
+    if settings.free_energy:
+        excess = estimate.free_energy_excess(log_w, system.log_uniform_density)
+        free_energy["excess"] = excess
+        free_energy["total"] = estimate.free_energy_total(excess, system.torus.volume, system.composition)
+    return generated, reweighted, free_energy
+
+
+def _estimate(found: Estimate | float, unit: str, method: str) -> Estimate:
+    return found if isinstance(found, Estimate) else Estimate(float(found), float("nan"), unit, method)
+
+
+def _logical_calls(job: Job) -> dict[str, Estimate]:
+    """Full-energy equivalents that the answer rests on; the same whether or not the run was interrupted."""
+    reference = job.load(REFERENCE)
+    sampled = float(reference.metadata["energy_calls"]) if reference else 0.0
+    return {
+        "monte_carlo": _count(sampled, "calls"),
+        job.provider.name: _count(job.workflow.generation.samples, "calls"),
+    }
+
+
+def _spent(job: Job) -> dict[str, Any]:
+    seconds, calls = job.journal.spent()
+    return {
+        "seconds": {name: Estimate(value, 0.0, "s", "wall clock").as_dict() for name, value in seconds.items()},
+        "calls": {name: _count(value, "calls").as_dict() for name, value in calls.items()},
+    }
+
+
+def _missed(job: Job, equilibration: Equilibration, generated: dict[str, Estimate]) -> list[str]:
+    """Stated criteria that the run did not reach, as sentences."""
+    stop, missed = job.workflow.stop, []
+    if stop.r_hat is not None and not equilibration.equilibrated:
+        missed += [f"the reference is not equilibrated: {reason}" for reason in equilibration.reasons]
+    for name, limit, worse in (
+        ("pareto_k", stop.pareto_k, lambda value, limit: not value <= limit),
+        ("ess_per_sample", stop.ess_per_sample, lambda value, limit: not value >= limit),
+    ):
+        if limit is not None and worse(generated[name].value, limit):
+            missed.append(f"stop.{name}: {generated[name].value:.3g} reached, {limit:g} was asked for")
+    return missed

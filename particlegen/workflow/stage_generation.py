@@ -1,0 +1,96 @@
+"""Generation stage: samples with log-density in chunks, and the log-density of held-out reference frames."""
+
+import time
+
+import numpy as np
+import torch
+
+from particlegen.energy import EnergyProvider
+from particlegen.events import Event
+from particlegen.flow import FlowSamples, ODEFlow
+from particlegen.settings import RunError
+from particlegen.streams import torch_stream
+from particlegen.workflow.job import Job
+from particlegen.workflow.stage_reference import held_out_frames
+from particlegen.workflow.stage_training import trained_network
+
+__all__ = ["HELD_OUT", "STAGE", "run_generation"]
+
+STAGE = "generation"
+HELD_OUT = "held_out"
+MOST_FAILURES = 0.5
+"""A larger share of samples without an energy ends the run: the flow or the engine is broken."""
+
+
+def run_generation(job: Job) -> None:
+    """Draw the chunks that are still missing, then score the held-out frames.
+
+    Raises:
+        RunError: too many samples without a finite energy.
+    """
+    held_out = job.load(HELD_OUT)
+    if held_out and held_out.metadata["complete"]:
+        return
+    settings = job.workflow.generation
+    flow = ODEFlow(trained_network(job), job.built.system, settings)
+    sizes = [settings.chunk] * (settings.samples // settings.chunk)
+    sizes += [settings.samples % settings.chunk] if settings.samples % settings.chunk else []
+    present = set(job.store.segments("generated"))
+    job.emit(Event("started", STAGE, f"{settings.samples} samples with {settings.likelihood} likelihood"))
+    start, done_before = time.monotonic(), sum(sizes[chunk] for chunk in present)
+    done = 0
+    for chunk, size in enumerate(sizes):
+        done += size
+        if chunk in present:
+            continue
+        generator = torch_stream(job.workflow.seed, STAGE, chunk, device=job.device)
+        arrays = _scored(flow.sample(size, generator), job.provider, job.built.state.beta)
+        job.store.append("generated", chunk, arrays)
+        job.count(job.provider.name, size)
+        _progress(job, done, settings.samples, start, done_before)
+        job.check(STAGE)
+    failed = np.mean(~np.isfinite(job.store.read("generated", "energy")))
+    if failed > MOST_FAILURES:
+        raise RunError(
+            f"generation: {failed:.0%} of the samples have no finite energy; train longer or check the system"
+        )
+    _score_held_out(job, flow)
+    job.emit(Event("finished", STAGE, f"{settings.samples} samples"))
+
+
+def _scored(samples: FlowSamples, provider: EnergyProvider, beta: float) -> dict[str, np.ndarray]:
+    """Arrays of one segment; a sample whose energy failed has log weight −∞, so it counts and weighs nothing."""
+    result = provider.evaluate(samples.positions.to(provider.device, torch.float64))
+    energy, log_q = result.energy.cpu().numpy(), samples.log_q.cpu().double().numpy()
+    log_weight = np.where(result.ok.cpu().numpy() & np.isfinite(log_q), -beta * energy - log_q, -np.inf)
+    return {
+        "position": samples.positions.cpu().double().numpy(),
+        "energy": energy,
+        "log_q": log_q,
+        "log_q_error": samples.log_q_error.cpu().double().numpy(),
+        "log_weight": log_weight,
+    }
+
+
+def _progress(job: Job, done: int, total: int, start: float, done_before: int) -> None:
+    seconds = time.monotonic() - start
+    left = seconds * (total - done) / max(done - done_before, 1)
+    job.emit(Event("progress", STAGE, "", {"done": done, "total": total, "seconds_left": max(left, 0.0)}))
+
+
+def _score_held_out(job: Job, flow: ODEFlow) -> None:
+    """log q of held-out frames, in the generation chunk's size; kept as a checkpoint beside the others."""
+    pairs = list(held_out_frames(job.workflow, job.store)) if job.workflow.estimates.held_out > 0 else []
+    log_q, errors = [], []
+    for start in range(0, len(pairs), job.workflow.generation.chunk):
+        batch = np.stack([x for x, _ in pairs[start : start + job.workflow.generation.chunk]])
+        scored = flow.log_prob(torch.from_numpy(batch).to(job.device))
+        log_q.append(scored[0].cpu().double())
+        errors.append(scored[1].cpu().double())
+        job.check(STAGE)
+    tensors = {
+        "energy": torch.tensor([energy for _, energy in pairs], dtype=torch.float64),
+        "log_q": torch.cat(log_q) if log_q else torch.zeros(0, dtype=torch.float64),
+        "log_q_error": torch.cat(errors) if errors else torch.zeros(0, dtype=torch.float64),
+    }
+    job.save(HELD_OUT, 1, tensors, {"complete": True})

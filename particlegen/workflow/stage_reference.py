@@ -1,0 +1,78 @@
+"""Reference stage: equilibrium Monte Carlo frames, streamed into the run store."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from particlegen.events import Event
+from particlegen.io.store import RunStore
+from particlegen.sampling import sample_reference
+from particlegen.workflow.job import Job
+from particlegen.workflow.schema import Workflow
+
+__all__ = ["STAGE", "chain_energies", "frame_split", "held_out_frames", "run_reference", "training_frames"]
+
+STAGE = "reference"
+
+
+def run_reference(job: Job) -> None:
+    """Sample what is still missing; every chunk is on disk, with the state to go on from, before the next begins."""
+    settings = job.workflow.reference
+    saved = job.load(STAGE)
+    chunk, calls = (saved.step, float(saved.metadata["energy_calls"])) if saved else (0, 0.0)
+    if saved and saved.metadata["complete"]:
+        return
+    job.emit(Event("started", STAGE, f"{settings.frames} frames by {settings.sampler} Monte Carlo"))
+    state = saved.tensors if saved else None
+    blocks = sample_reference(
+        job.built.system,
+        job.built.potential,
+        job.built.state,
+        settings,
+        job.workflow.seed,
+        executor=job.executor,
+        events=job.emit,
+        start_chunk=chunk,
+        state={name: tensor.numpy() for name, tensor in state.items()} if state else None,
+    )
+    for block in blocks:
+        arrays = {"position": block.positions, "energy": block.energies, "chain": block.chain}
+        job.store.append("reference", block.chunk, arrays)
+        calls += block.energy_calls
+        job.count("monte_carlo", block.energy_calls)
+        chunk = block.chunk + 1
+        complete = job.store.length("reference") >= settings.frames
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in block.state.items()}
+        job.save(STAGE, chunk, tensors, {"energy_calls": calls, "complete": complete})
+        job.check(STAGE)
+    job.emit(Event("finished", STAGE, f"{job.store.length('reference')} frames"))
+
+
+def frame_split(workflow: Workflow, n_frames: int) -> int:
+    """How many frames, the first ones, training may see; the rest is held out."""
+    return n_frames - int(workflow.estimates.held_out * n_frames)
+
+
+def training_frames(workflow: Workflow, store: RunStore) -> np.ndarray:
+    """Positions `(frame, N, d)` that training may see."""
+    return store.read("reference", "position", 0, frame_split(workflow, store.length("reference")))
+
+
+def held_out_frames(workflow: Workflow, store: RunStore) -> Iterator[tuple[np.ndarray, float]]:
+    """(positions `(N, d)`, energy) of the held-out frames that are scored, evenly spread."""
+    n = store.length("reference")
+    start = frame_split(workflow, n)
+    picked = np.unique(np.linspace(start, n - 1, min(workflow.estimates.held_out_frames, n - start)).astype(int))
+    positions = store.read("reference", "position", start, n)
+    energies = store.read("reference", "energy", start, n)
+    for index in picked - start:
+        yield positions[index], float(energies[index])
+
+
+def chain_energies(store: RunStore) -> np.ndarray:
+    """Reference energies `(chain, frame)`, in the order of time."""
+    energy, chain = store.read("reference", "energy"), store.read("reference", "chain")
+    series = [energy[chain == number] for number in np.unique(chain)]
+    shortest = min(len(one) for one in series)
+    return np.stack([one[:shortest] for one in series])

@@ -1,0 +1,175 @@
+"""Training stage: the network learns the interpolant, or comes with its weights from a card."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from particlegen import catalogue
+from particlegen.catalogue import Card, near_matches
+from particlegen.energy import BuiltSystem
+from particlegen.events import Event
+from particlegen.interpolant import InterpolantLoss
+from particlegen.io.checkpoint import load_weights, save_weights
+from particlegen.networks import NetworkSettings, build_network
+from particlegen.settings import InputError
+from particlegen.training import Trainer
+from particlegen.workflow.job import Job
+from particlegen.workflow.schema import PretrainedSettings, Workflow
+from particlegen.workflow.stage_reference import training_frames
+
+__all__ = [
+    "STAGE",
+    "load_pretrained",
+    "network_cards",
+    "pretrained_card",
+    "run_training",
+    "system_hash",
+    "trained_network",
+]
+
+STAGE = "training"
+SAVE_EVERY = 20.0
+"""Seconds between checkpoints: what a kill can cost."""
+
+
+def system_hash(built: BuiltSystem) -> str:
+    """A digest of particles, box and potential: what a trained network is valid for. The temperature is not in it."""
+    system, potential = built.system, built.potential
+    content = {
+        "lengths": [f"{length:.10g}" for length in getattr(system.geometry, "lengths", ())],
+        "species": list(system.species),
+        "diameters": [f"{d:.10g}" for d in system.diameters or ()],
+        "coefficients": [f"{c:.10g}" for c in potential.coefficients],
+        "sigma": potential.sigma,
+        "epsilon": potential.epsilon,
+        "cutoff": f"{potential.cutoff:.10g}",
+        "nonadditivity": potential.nonadditivity,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def network_cards() -> list[Card]:
+    """The trained networks that the catalogue ships."""
+    folder = catalogue.root() / "potentials" / "networks"
+    return [Card(path.stem, path, catalogue.parse_yaml(path)) for path in sorted(folder.glob("*.yaml"))]
+
+
+def pretrained_card(name: str, relative_to: Path | None) -> Card:
+    """The card of a trained network, by catalogue name or by a user's relative path.
+
+    Raises:
+        InputError: unknown name, missing file, or no network card.
+    """
+    if name.endswith((".yaml", ".yml")):
+        card = catalogue.load("potentials", name, relative_to)
+    else:
+        cards = {card.name: card for card in network_cards()}
+        if name not in cards:
+            hint = near_matches(name, list(cards)) if cards else "the catalogue ships none"
+            raise InputError(f"key 'training.pretrained': unknown network {name!r}: {hint}")
+        card = cards[name]
+    missing = [key for key in ("weights", "sha256", "system_hash", "network") if key not in card.data]
+    if missing or card.data.get("kind") != "network":
+        found = f"keys missing: {', '.join(missing)}" if missing else f"kind is {card.data.get('kind')!r}"
+        raise InputError(
+            f"{card.path}: no card of a trained network ({found}); `particlegen export --to network` makes one"
+        )
+    return card
+
+
+def load_pretrained(
+    settings: PretrainedSettings, network: NetworkSettings, built: BuiltSystem, relative_to: Path | None
+) -> tuple[dict[str, torch.Tensor], Card]:
+    """Weights that fit this system and network, and their card.
+
+    Raises:
+        InputError: another system or network than they were trained for, or a damaged file.
+    """
+    card = pretrained_card(settings.pretrained, relative_to)
+    path = card.path.parent / str(card.data["weights"])
+    if not path.resolve().is_relative_to(card.path.parent.resolve()):
+        raise InputError(f"{card.path}: key 'weights': {card.data['weights']!r} leads outside the card's folder")
+    if not path.is_file():
+        raise InputError(f"{card.path}: key 'weights': {path.name} is not there; restore it beside the card")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != card.data["sha256"]:
+        raise InputError(f"{path}: damaged, its checksum is not the card's; restore the file")
+    if card.data["system_hash"] != system_hash(built):
+        raise InputError(
+            f"key 'training.pretrained': {card.name!r} was trained for another system ({card.data.get('title', '?')}); "
+            "particles, box and potential have to be the same, only the temperature may differ"
+        )
+    theirs, ours = card.data["network"], network.model_dump(mode="json")
+    if theirs != ours:
+        changed = [f"{key}: {theirs.get(key)!r}" for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+        raise InputError(f"key 'network': differs from that of {card.name!r}; set {', '.join(sorted(changed))}")
+    weights, _ = load_weights(path)
+    return weights, card
+
+
+def run_training(job: Job) -> None:
+    """Train what is still missing, or fetch the pretrained weights; ends with `checkpoints/network.safetensors`."""
+    if job.folder.weights_file.is_file():
+        return
+    settings = job.workflow.training
+    metadata = weights_metadata(job.workflow, job.built)
+    if isinstance(settings, PretrainedSettings):
+        relative_to = job.relative_to
+        weights, card = load_pretrained(settings, job.workflow.network, job.built, relative_to)
+        save_weights(job.folder.weights_file, weights, metadata | {"pretrained": card.name})
+        job.emit(Event("finished", STAGE, f"weights of {card.name}"))
+        return
+    network = build_network(job.workflow.network, job.built.system).to(job.device)
+    loss = InterpolantLoss(job.built.system, job.workflow.interpolant)
+    data = torch.from_numpy(training_frames(job.workflow, job.store))
+    trainer = Trainer(network, loss, settings, job.workflow.seed, data=data)
+    saved = job.load(STAGE)
+    if saved:
+        trainer.restore(saved.tensors, saved.metadata)
+    job.emit(Event("started", STAGE, f"{sum(p.numel() for p in network.parameters()):,} parameters"))
+    last = time.monotonic()
+    for progress in trainer.run():
+        fields = {
+            "done": progress.step,
+            "total": progress.total_steps,
+            "seconds_left": progress.seconds_left,
+            "loss": progress.loss,
+            "validation_loss": progress.validation_loss,
+        }
+        job.emit(Event("progress", STAGE, f"loss {progress.loss:.4f}", fields))
+        if progress.done or job.stop.requested or time.monotonic() - last > SAVE_EVERY:
+            tensors, state = trainer.state()
+            job.save(STAGE, progress.step, tensors, state)
+            last = time.monotonic()
+        if not progress.done:
+            job.check(STAGE)
+    save_weights(job.folder.weights_file, trainer.ema_weights(), metadata)
+    job.emit(Event("finished", STAGE, "trained"))
+
+
+def weights_metadata(workflow: Workflow, built: BuiltSystem) -> dict[str, Any]:
+    """What has to be known to use trained weights: the network, the system, and the temperature of the data."""
+    return {
+        "network": workflow.network.model_dump(mode="json"),
+        "system": built.system.name,
+        "system_hash": system_hash(built),
+        "temperature": built.state.temperature,
+    }
+
+
+def trained_network(job: Job) -> torch.nn.Module:
+    """The network with its trained weights, ready to sample."""
+    weights, metadata = load_weights(job.folder.weights_file)
+    _same_system(metadata, job)
+    network = build_network(job.workflow.network, job.built.system)
+    network.load_state_dict(weights)
+    return network.to(job.device).eval()
+
+
+def _same_system(metadata: Mapping[str, Any], job: Job) -> None:
+    if metadata["system_hash"] != system_hash(job.built):
+        raise InputError(f"{job.folder.weights_file}: trained for another system than {job.built.system.name!r}")
