@@ -47,19 +47,15 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        from particlegen.workflow import Interrupted
-
         try:
             return command(*args, **kwargs)
         except InputError as error:
             raise _fail(str(error), EXIT_INPUT) from None
         except RunError as error:
             raise _fail(str(error), EXIT_RUN) from None
-        except Interrupted as error:
-            err.print(f"[yellow]interrupted[/] {escape(str(error))}")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-        except KeyboardInterrupt:
-            err.print("[yellow]interrupted[/]; what was finished is on disk: particlegen resume DIR goes on from there")
+        except KeyboardInterrupt as error:
+            said = str(error) or "what was finished is on disk: particlegen resume DIR goes on from there"
+            err.print(f"[yellow]interrupted:[/] {escape(said)}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
             raise typer.Exit(0) from None

@@ -1,8 +1,9 @@
 """The report's figures, each a pure function from arrays to a matplotlib figure."""
 
 import base64
+import functools
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,20 @@ def as_image(figure: Figure, alt: str) -> str:
     return f'<img alt="{alt}" src="data:image/svg+xml;base64,{encoded}">'
 
 
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """The figure in this report's style, whatever the user's own matplotlib settings are."""
+
+    @functools.wraps(draw)
+    def styled(*arguments: Any, **options: Any) -> Figure:
+        with rc_context(STYLE):
+            return draw(*arguments, **options)
+
+    return styled
+
+
 def _figure(columns: int = 1, width: float = 4.6, height: float = 3.1, **options: Any) -> tuple[Figure, np.ndarray]:
-    with rc_context(STYLE):
-        figure = Figure(figsize=(width * columns, height), layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False, **options)[0]
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False, **options)[0]
     return figure, axes
 
 
@@ -78,21 +89,21 @@ def _draw(axis: Axes, x: np.ndarray, lengths: Sequence[float], species: np.ndarr
     axis.axis("off")
 
 
+@_styled
 def configurations(
     positions: Mapping[str, np.ndarray], lengths: Sequence[float], species: np.ndarray, diameters: np.ndarray
 ) -> Figure:
     """Discs in the box, one row per ensemble; `positions[title]` is `(frame, N, d)` with the same number of frames."""
     rows, columns = len(positions), max(len(frames) for frames in positions.values())
-    with rc_context(STYLE):
-        figure = Figure(figsize=(2.1 * columns, 2.35 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-        for row, (title, frames) in zip(axes, positions.items(), strict=True):
-            for axis in row:
-                axis.axis("off")
-            for number, (axis, x) in enumerate(zip(row, frames, strict=False)):
-                _draw(axis, x, lengths, species, 0.5 * diameters)
-                if number == 0:
-                    axis.set_title(title)
+    figure = Figure(figsize=(2.1 * columns, 2.35 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row, (title, frames) in zip(axes, positions.items(), strict=True):
+        for axis in row:
+            axis.axis("off")
+        for number, (axis, x) in enumerate(zip(row, frames, strict=False)):
+            _draw(axis, x, lengths, species, 0.5 * diameters)
+            if number == 0:
+                axis.set_title(title)
     return figure
 
 
@@ -104,6 +115,7 @@ def _histogram(axis: Axes, values: np.ndarray, edges: np.ndarray, kind: str, wei
     axis.stairs(density, edges, fill=filled, color=COLOURS[kind], alpha=0.25 if filled else 1.0, lw=1.6, label=kind)
 
 
+@_styled
 def energies(reference: np.ndarray, generated: np.ndarray, log_weight: np.ndarray, n: int, unit: str) -> Figure:
     """Energy per particle: reference, raw and reweighted, over the range that the reference visits."""
     figure, (axis,) = _figure()
@@ -116,11 +128,13 @@ def energies(reference: np.ndarray, generated: np.ndarray, log_weight: np.ndarra
     _histogram(axis, generated[good] / n, edges, "raw")
     _histogram(axis, generated[good] / n, edges, "reweighted", weight[good])
     beyond = np.mean(~((generated / n >= edges[0]) & (generated / n <= edges[-1])))
-    axis.set(xlabel=f"energy per particle ({unit})", ylabel="density", title="Energies")
-    axis.legend(title=f"{beyond:.1%} of raw samples beyond the axis" if beyond > 0.001 else None)
+    note = f"  ({beyond:.1%} of raw samples lie beyond)" if beyond > 0.001 else ""
+    axis.set(xlabel=f"energy per particle ({unit})", ylabel="density", title=f"Energies{note}")
+    axis.legend(loc="upper right")
     return figure
 
 
+@_styled
 def pair_curves(block: Mapping[str, Any], x_name: str, x_label: str, y_label: str) -> Figure:
     """Partial g(r) or S(q) of reference, raw and reweighted samples; the band is one standard error."""
     partials = block["partials"]
@@ -143,6 +157,7 @@ def pair_curves(block: Mapping[str, Any], x_name: str, x_label: str, y_label: st
     return figure
 
 
+@_styled
 def weights(log_weight: np.ndarray) -> Figure:
     """Histogram of log weights about their mean, and the share of the total weight that the largest carry."""
     figure, (left, right) = _figure(columns=2, width=3.4, height=2.8)
@@ -161,6 +176,7 @@ def weights(log_weight: np.ndarray) -> Figure:
     return figure
 
 
+@_styled
 def training_curve(curve: Mapping[str, Sequence[float]]) -> Figure:
     """Training and validation loss against the optimiser step."""
     figure, (axis,) = _figure()

@@ -22,8 +22,8 @@ from particlegen.workflow.schema import Workflow
 __all__ = ["Interrupted", "Job", "StopSignal", "stop_on_signals"]
 
 
-class Interrupted(Exception):
-    """A signal asked the run to end; what was finished is on disk (exit code 130)."""
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to end; what was finished is on disk, and the message says how to go on (exit code 130)."""
 
 
 class StopSignal:
@@ -40,7 +40,7 @@ class StopSignal:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopSignal]:
-    """Within the block, the first signal lets the current piece of work finish; outside the main thread none is caught."""
+    """Within the block, the first signal lets the current piece of work finish; only the main thread can catch one."""
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -102,8 +102,9 @@ class Job:
     def check(self, stage: str) -> None:
         """Raise `Interrupted` if a signal came; call it where everything is on disk."""
         if self.stop.requested:
-            self.emit(Event("interrupted", stage, f"stopped by a signal; particlegen resume {self.folder.path}"))
-            raise Interrupted(stage)
+            said = f"{stage} stopped by a signal; go on with: particlegen resume {self.folder.path}"
+            self.emit(Event("interrupted", stage, said))
+            raise Interrupted(said)
 
     def load(self, stage: str) -> Checkpoint | None:
         return load_checkpoint(self.folder.checkpoints, stage)
