@@ -112,7 +112,7 @@ class DiameterLaw(Section):
 
         >>> d = DiameterLaw(law="inverse_cube", minimum=0.73, maximum=1.62).diameters(4)
         >>> round(sum(d) / 4, 12), round(d[0], 3)
-        (1.0, 0.772)
+        (1.0, 0.77)
         """
         low, high = self.minimum**-2, self.maximum**-2
         raw = [(low - (k + 0.5) / n * (low - high)) ** -0.5 for k in range(n)]

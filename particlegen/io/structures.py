@@ -144,7 +144,10 @@ def _frame(reader: _Lines, header: str, frame: int, size: int) -> Structure:
     n = int(header)
     # A particle takes at least four characters, so a wild number is caught before anything is allocated.
     if n < 1 or n > _MAX_PARTICLES or 4 * n > size:
-        raise reader.error(f"{n} particles: expected between 1 and {_MAX_PARTICLES}, and as many as the file can hold")
+        raise reader.error(
+            f"{n} particles announced: expected between 1 and {_MAX_PARTICLES} and no more than a file of {size} bytes "
+            "can hold; it may be truncated"
+        )
     comment = reader.next()
     if comment is None:
         raise reader.error(f"the file ends before the comment line of frame {frame}; it is truncated")
@@ -238,11 +241,12 @@ def _lattice(reader: _Lines, pairs: dict[str, str], dim: int) -> tuple[tuple[flo
     if len(numbers) not in (4, 9):
         raise reader.error(f"Lattice needs 9 numbers (or 4 in two dimensions), found {len(numbers)}")
     cell = np.asarray(numbers).reshape(3, 3) if len(numbers) == 9 else np.asarray(numbers).reshape(2, 2)
-    flat = dim == 2 or len(cell) == 2 or not cell[2].any()
+    flags = [flag.upper() in ("T", "TRUE", "1") for flag in pairs.get("pbc", "T T T").replace(",", " ").split()]
+    # A plane in a box that is not periodic across it is how two dimensions are written for viewers.
+    flat = dim == 2 or len(cell) == 2 or not cell[2].any() or flags == [True, True, False]
     cell = cell[:2, :2] if flat else cell
     if np.abs(cell - np.diag(np.diag(cell))).max() > 1e-9 * np.abs(cell).max():
         raise reader.error("the Lattice is not rectangular along x, y, z; only rectangular boxes are supported")
-    flags = [flag.upper() in ("T", "TRUE", "1") for flag in pairs.get("pbc", "T T T").replace(",", " ").split()]
     flags = flags[: len(cell)]
     if not any(flags):
         return None, flat
