@@ -1,0 +1,178 @@
+"""Compiled Markov kernels: single-particle displacements, swaps of two positions, exchanges of temperature.
+
+A ladder is K configurations at K temperatures; plain Monte Carlo is a ladder of one. All state is in arrays that the
+caller owns, so a ladder continues exactly where it stopped.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from particlegen.sampling.acceptance import accepts, exchange_log_ratio, move_log_ratio
+from particlegen.sampling.generator import uniform, uniform_index
+from particlegen.sampling.pairs import build_cells, move_in_cells, one_particle_energies, total_energy
+
+__all__ = ["COUNTERS", "advance", "full_energies"]
+
+COUNTERS = ("displacements", "displacements_accepted", "swaps", "swaps_accepted")
+"""Columns of the move counters, one row per temperature."""
+
+_compile = njit(cache=True, nogil=True, error_model="numpy")
+
+
+@_compile
+def _wrapped(value, length):
+    if length < np.inf:
+        value -= length * math.floor(value / length)
+        if value >= length:
+            value = 0.0
+    return value
+
+
+@_compile
+def _displace(model, x, cells, beta, step, stream, counters):
+    """One displacement of a random particle inside a cube of half-width `step`; returns (energy change, cells intact)."""
+    i = uniform_index(stream, model.particles)
+    a = x[0, i] + step * (2.0 * uniform(stream) - 1.0)
+    b = x[1, i] + step * (2.0 * uniform(stream) - 1.0) if model.dim > 1 else x[1, i]
+    c = x[2, i] + step * (2.0 * uniform(stream) - 1.0) if model.dim > 2 else x[2, i]
+    counters[0] += 1
+    if a * a + b * b + c * c > model.radius2:
+        return 0.0, True
+    la, lb, lc = model.lengths
+    a, b, c = _wrapped(a, la), _wrapped(b, lb), _wrapped(c, lc)
+    old, new = one_particle_energies(model, x, cells, i, -1, (x[0, i], x[1, i], x[2, i]), (a, b, c))
+    change = new - old
+    if not accepts(move_log_ratio(beta, change), stream):
+        return 0.0, True
+    counters[1] += 1
+    x[0, i], x[1, i], x[2, i] = a, b, c
+    return change, not model.cells or move_in_cells(model, cells, i, a, b, c)
+
+
+@_compile
+def _swap(model, x, cells, beta, stream, counters):
+    """Exchange the positions of two random particles of different kind; returns (energy change, cells intact).
+
+    The pair is drawn from the labels alone, which a swap leaves in place, so the proposal is symmetric. Both energies
+    leave the mutual term out: the distance within the pair, and so that term, is the same before and after.
+    """
+    i = uniform_index(stream, model.particles)
+    j = uniform_index(stream, model.particles)
+    while model.labels[1, i] == model.labels[1, j]:
+        i = uniform_index(stream, model.particles)
+        j = uniform_index(stream, model.particles)
+    at_i, at_j = (x[0, i], x[1, i], x[2, i]), (x[0, j], x[1, j], x[2, j])
+    old_i, new_i = one_particle_energies(model, x, cells, i, j, at_i, at_j)
+    old_j, new_j = one_particle_energies(model, x, cells, j, i, at_j, at_i)
+    change = (new_i - old_i) + (new_j - old_j)
+    counters[2] += 1
+    if not accepts(move_log_ratio(beta, change), stream):
+        return 0.0, True
+    counters[3] += 1
+    for axis in range(3):
+        x[axis, i], x[axis, j] = at_j[axis], at_i[axis]
+    if model.cells:
+        # The two trade places in the list; the slots and their coordinates stay.
+        for k in range(2):
+            cells.place[k, i], cells.place[k, j] = cells.place[k, j], cells.place[k, i]
+        cells.member[cells.place[0, i], cells.place[1, i]] = i
+        cells.member[cells.place[0, j], cells.place[1, j]] = j
+    return change, True
+
+
+@_compile
+def _sweeps(model, x, energy, beta, step, swap_fraction, sweeps, stream, counters):
+    """`sweeps` × N trial moves from the state (x, energy); returns the energy that accumulated."""
+    cells = build_cells(model, x)
+    for _ in range(sweeps * model.particles):
+        if swap_fraction > 0.0 and uniform(stream) < swap_fraction:
+            change, intact = _swap(model, x, cells, beta, stream, counters)
+        else:
+            change, intact = _displace(model, x, cells, beta, step, stream, counters)
+        energy += change
+        if not intact:
+            cells = build_cells(model, x)
+    return energy
+
+
+@_compile
+def _exchange(x, energies, betas, parity, walkers, heading, stream, exchanges):
+    """Attempt to exchange neighbouring temperatures; even and odd pairs take turns (`parity` 0 or 1).
+
+    `walkers[k]` is the walker at temperature k. `heading` says which end each walker was at last: 1 the hottest, 0 not
+    yet; a round trip ends at temperature 0. Returns the number of round trips that ended.
+    """
+    last = len(betas) - 1
+    for k in range(parity, last, 2):
+        exchanges[k, 0] += 1
+        if accepts(exchange_log_ratio(betas[k], betas[k + 1], energies[k], energies[k + 1]), stream):
+            exchanges[k, 1] += 1
+            for axis in range(3):
+                for j in range(x.shape[2]):
+                    x[k, axis, j], x[k + 1, axis, j] = x[k + 1, axis, j], x[k, axis, j]
+            energies[k], energies[k + 1] = energies[k + 1], energies[k]
+            walkers[k], walkers[k + 1] = walkers[k + 1], walkers[k]
+    heading[walkers[last]] = 1
+    arrived = heading[walkers[0]]
+    heading[walkers[0]] = 0
+    return arrived
+
+
+@_compile
+def full_energies(model, x):
+    """Energies `(K,)` of configurations `(K, 3, width)`, every pair summed afresh."""
+    energies = np.empty(len(x))
+    for k in range(len(x)):
+        energies[k] = total_energy(model, x[k], build_cells(model, x[k]))
+    return energies
+
+
+@_compile
+def advance(
+    model, x, betas, steps, swap_fraction, frames, sweeps, sweeps_between_exchanges, target, stream, ladder, counters
+):
+    """Run a ladder for `frames` × `sweeps` sweeps per temperature, recording temperature `target` after each `sweeps`.
+
+    Args:
+        model: `KernelModel`.
+        x: `(K, 3, width)` coordinate rows, changed in place.
+        betas, steps: `(K,)` inverse temperatures and half-widths of the displacement cube.
+        swap_fraction: share of the trial moves that are swaps; 0 unless there are two kinds.
+        frames, sweeps: what to record; `sweeps_between_exchanges` sweeps separate attempts to exchange temperatures.
+        target: index of the recorded temperature.
+        stream: `(4,)` uint64 generator state.
+        ladder: (`walkers` `(K,)`, `heading` `(K,)`, `exchanges` `(K − 1, 2)`, `tally` `(2,)` of the exchange rounds and
+            the round trips), all int64, changed in place.
+        counters: `(K, 4)` int64, changed in place; columns as in `COUNTERS`.
+
+    Returns:
+        Coordinate rows `(frame, 3, width)` and energies `(frame, K)`, each energy summed afresh, and the largest
+        difference to the energy that accumulated move by move, relative to max(|U|, N k_B T).
+    """
+    walkers, heading, exchanges, tally = ladder
+    recorded = np.empty((frames, 3, x.shape[2]))
+    energies = np.empty((frames, len(betas)))
+    running = full_energies(model, x)
+    drift = 0.0
+    for frame in range(frames):
+        left = sweeps
+        while left > 0:
+            portion = min(left, sweeps_between_exchanges) if len(betas) > 1 else left
+            for k in range(len(betas)):
+                running[k] = _sweeps(
+                    model, x[k], running[k], betas[k], steps[k], swap_fraction, portion, stream, counters[k]
+                )
+            left -= portion
+            if len(betas) > 1:
+                tally[1] += _exchange(x, running, betas, tally[0] % 2, walkers, heading, stream, exchanges)
+                tally[0] += 1
+        fresh = full_energies(model, x)
+        for k in range(len(betas)):
+            scale = max(abs(fresh[k]), model.particles / betas[k])
+            drift = max(drift, abs(fresh[k] - running[k]) / scale)
+            running[k] = fresh[k]
+        recorded[frame] = x[target]
+        energies[frame] = fresh
+    return recorded, energies, drift

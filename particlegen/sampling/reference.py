@@ -1,0 +1,194 @@
+"""The reference ensemble: blocks of equilibrium frames from many independent chains."""
+
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, fields
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from particlegen.energy.formulas import PairPotential
+from particlegen.events import Event, EventSink, ignore
+from particlegen.sampling.chains import STAGE, Chain, ChainPlan, Chunk, advance_chain, energy_calls, equilibrate
+from particlegen.sampling.generator import seeded_state
+from particlegen.sampling.model import build_model
+from particlegen.sampling.settings import ReferenceSettings
+from particlegen.settings import InputError
+from particlegen.streams import stream_seed
+from particlegen.system import ParticleSystem, ThermodynamicState
+
+__all__ = ["FrameBlock", "plan_chains", "sample_reference"]
+
+_STATE = tuple(field.name for field in fields(Chain) if field.name != "index")
+
+
+@dataclass(frozen=True)
+class FrameBlock:
+    """Frames of all chains from one chunk of work, chain by chain.
+
+    Args:
+        chunk: number of the chunk, from 0.
+        positions: `(frame, N, dim)` float64, wrapped into the box.
+        energies: `(frame,)` at the system's temperature, each summed afresh.
+        chain: `(frame,)` chain of each frame.
+        energy_calls: spent on this block (equilibration is in block 0), in full-energy equivalents.
+        temperatures: `(K,)` of the ladder, coldest first; one without tempering.
+        ladder_energies: `(frame, K)` energies at all temperatures at the time of each frame, for MBAR.
+        state: arrays to continue from: pass them to `sample_reference` with `start_chunk = chunk + 1`.
+    """
+
+    chunk: int
+    positions: Float[np.ndarray, "frame particle dim"]
+    energies: Float[np.ndarray, " frame"]
+    chain: Int[np.ndarray, " frame"]
+    energy_calls: float
+    temperatures: Float[np.ndarray, " temperature"]
+    ladder_energies: Float[np.ndarray, "frame temperature"]
+    state: Mapping[str, np.ndarray]
+
+    @property
+    def acceptance(self) -> dict[str, list[float]]:
+        """Accepted shares since equilibration over all chains: `displacement` and `swap` per temperature, `exchange`
+        per pair of neighbours; empty lists for moves that were not made."""
+        moves, exchanges = self.state["counters"].sum(axis=0), self.state["exchanges"].sum(axis=0)
+        pairs = {"displacement": moves[:, :2], "swap": moves[:, 2:], "exchange": exchanges}
+        return {
+            name: (both[:, 1] / both[:, 0]).tolist() if len(both) and both[:, 0].all() else []
+            for name, both in pairs.items()
+        }
+
+    @property
+    def round_trips(self) -> int:
+        """Walkers that went from the coldest temperature to the hottest and back, since equilibration, all chains."""
+        return int(self.state["tally"][:, 1].sum())
+
+
+def plan_chains(
+    system: ParticleSystem,
+    potential: PairPotential,
+    state: ThermodynamicState,
+    settings: ReferenceSettings,
+    seed: int,
+) -> ChainPlan:
+    """What the chains of a run share.
+
+    Raises:
+        InputError: swaps in a system of one kind, or a ladder without the system's temperature.
+    """
+    model = build_model(system, potential)
+    if settings.swap_share > 0 and model.kinds < 2:
+        raise InputError(
+            f"reference.sampler: system {system.name!r} has particles of one kind only, nothing to swap; "
+            "use sampler: displacement"
+        )
+    ladder = settings.ladder(system, state)
+    betas = np.array([ThermodynamicState(t, state.units).beta for t in ladder])
+    return ChainPlan(
+        model=model,
+        betas=betas,
+        target=int(np.argmin(np.abs(np.asarray(ladder) - state.temperature))),
+        swap_fraction=settings.swap_share,
+        sweeps_between_frames=settings.sweeps_between_frames,
+        sweeps_between_exchanges=settings.sweeps_between_exchanges,
+        equilibration_sweeps=settings.equilibration_sweeps,
+        seed=seed,
+    )
+
+
+def _first_chunk(task: tuple[ParticleSystem, ChainPlan, int, int]) -> tuple[Chunk, float]:
+    system, plan, index, frames = task
+    chain, calls = equilibrate(system, plan, index)
+    chunk, more = _next_chunk((plan, chain, 0, frames))
+    return chunk, calls + more
+
+
+def _next_chunk(task: tuple[ChainPlan, Chain, int, int]) -> tuple[Chunk, float]:
+    plan, chain, number, frames = task
+    stream = seeded_state(stream_seed(plan.seed, STAGE, chain.index, number))
+    chunk = advance_chain(plan, chain, frames, plan.sweeps_between_frames, stream)
+    calls = energy_calls(chunk.chain.counters, plan.model.particles) - energy_calls(
+        chain.counters, plan.model.particles
+    )
+    return chunk, calls
+
+
+def _restored(resume_from: Mapping[str, np.ndarray], settings: ReferenceSettings) -> list[Chain]:
+    missing = [name for name in _STATE if name not in resume_from]
+    if missing:
+        raise ValueError(f"the state to resume from lacks {', '.join(missing)}")
+    if len(resume_from["positions"]) != settings.chains:
+        raise ValueError(f"the state holds {len(resume_from['positions'])} chains, the settings {settings.chains}")
+    return [Chain(index=c, **{name: np.array(resume_from[name][c]) for name in _STATE}) for c in range(settings.chains)]
+
+
+def sample_reference(
+    system: ParticleSystem,
+    potential: PairPotential,
+    state: ThermodynamicState,
+    settings: ReferenceSettings,
+    seed: int,
+    executor: Executor | None = None,
+    events: EventSink = ignore,
+    start_chunk: int = 0,
+    resume_from: Mapping[str, np.ndarray] | None = None,
+) -> Iterator[FrameBlock]:
+    """Equilibrium frames, block by block; no block holds more than `settings.block_frames` frames (but one per chain).
+
+    Random streams are keyed by (seed, chain, chunk), so the frames do not depend on the executor or its workers, and
+    a run that continues from a block's state yields what the uninterrupted run would have.
+
+    Args:
+        system, potential, state: what to sample.
+        settings: how.
+        seed: of the workflow.
+        executor: shares the chains of each block over its workers; None runs them here.
+        events: receives `progress` with fields `done`, `total` (frames) and `seconds_left`.
+        start_chunk: first block to yield; above 0 it needs `resume_from`, the state of the block before.
+
+    Yields:
+        `settings.chunks` blocks, less those before `start_chunk`.
+
+    Raises:
+        InputError: settings that do not fit the system.
+        ValueError: a state to resume from that does not fit.
+        RunError: the running energy left the recomputed one.
+    """
+    if start_chunk > 0 and resume_from is None:
+        raise ValueError(f"start_chunk={start_chunk} needs the state of block {start_chunk - 1} (resume_from)")
+    plan = plan_chains(system, potential, state, settings, seed)
+    temperatures = np.asarray(settings.ladder(system, state))
+    run = map if executor is None else executor.map
+    chains = _restored(resume_from, settings) if resume_from is not None and start_chunk > 0 else []
+    began = time.perf_counter()
+    for number in range(start_chunk, settings.chunks):
+        frames = min(settings.chunk_frames, settings.frames_per_chain - number * settings.chunk_frames)
+        if number == 0:
+            results = list(run(_first_chunk, [(system, plan, c, frames) for c in range(settings.chains)]))
+        else:
+            results = list(run(_next_chunk, [(plan, chain, number, frames) for chain in chains]))
+        chains = [chunk.chain for chunk, _ in results]
+        energies = np.concatenate([chunk.energies for chunk, _ in results])
+        yield FrameBlock(
+            chunk=number,
+            positions=np.concatenate([chunk.positions for chunk, _ in results]),
+            energies=np.ascontiguousarray(energies[:, plan.target]),
+            chain=np.repeat(np.arange(settings.chains), frames),
+            energy_calls=sum(calls for _, calls in results),
+            temperatures=temperatures,
+            ladder_energies=energies,
+            state={name: np.stack([getattr(chain, name) for chain in chains]) for name in _STATE},
+        )
+        done, total = number + 1 - start_chunk, settings.chunks - start_chunk
+        events(
+            Event(
+                "progress",
+                STAGE,
+                f"reference block {number + 1} of {settings.chunks}",
+                {
+                    "done": min((number + 1) * settings.chunk_frames, settings.frames_per_chain) * settings.chains,
+                    "total": settings.frames_per_chain * settings.chains,
+                    "seconds_left": (time.perf_counter() - began) / done * (total - done),
+                },
+            )
+        )
