@@ -1,0 +1,142 @@
+"""The hollow network: exact divergence at the price of d Jacobian products of its last block.
+
+Particle i is told about each neighbour j only what was computed without i; x_i itself enters through the edge vectors of
+its own star, in the last block. So ∂v_i/∂x_i needs that block alone (Gloy & Olsson 2025 for the principle, there by
+pruning the graph; here the leave-one-out form on the complete graph). Cost O(N²) for velocity and divergence alike.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from particlegen.geometry import FlatTorus, Positions
+from particlegen.networks.features import TorusFeatures
+from particlegen.networks.layers import Clock, mlp, pair_displacements, remove_drift
+
+__all__ = ["HollowNetwork"]
+
+
+class _StarRound(nn.Module):
+    """One attention round on the star around each particle; it may move its own particle for the next round."""
+
+    def __init__(self, width: int, invariants: int, vectors: int, outputs: int):
+        super().__init__()
+        self.told = nn.Linear(width, width)
+        self.own = nn.Linear(width, width, bias=False)
+        self.edge = nn.Linear(invariants, width, bias=False)
+        self.mix = nn.Linear(width, width)
+        self.gate = nn.Linear(width, 1)
+        self.update = mlp(2 * width, width, width)
+        self.own_weight = nn.Linear(width, width)
+        self.weight = nn.Linear(width, outputs * vectors)
+        nn.init.zeros_(self.weight.bias)
+        with torch.no_grad():
+            self.weight.weight.mul_(0.1)
+
+    def forward(self, g: Tensor, h: Tensor, invariants: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Node states `(batch, N, width)` updated, and the weights of the vectors `(batch, N, N, outputs vectors)`."""
+        q = nn.functional.silu(self.told(h) + self.own(g)[:, :, None] + self.edge(invariants))
+        q = nn.functional.silu(self.mix(q))
+        pooled = (q * (torch.sigmoid(self.gate(q)) * mask)).sum(2)
+        g = g + self.update(torch.cat([g, pooled], -1))
+        return g, self.weight(nn.functional.silu(q + self.own_weight(g)[:, :, None])) * mask
+
+
+class HollowNetwork(nn.Module):
+    """Velocity field of particle systems on a torus with a cheap exact divergence.
+
+    Equivariant to translations, to permutations within a species and to the box's point group; analytic on the torus. The
+    mean velocity is removed, which changes neither the divergence (the mean is translation invariant) nor the law of
+    translation-invariant systems.
+
+    Args:
+        torus: the box.
+        species: species index per particle.
+        width, rounds, harmonics, radial, channels: sizes; `channels` counts the vectors told about each neighbour.
+    """
+
+    species: Tensor
+    mask: Tensor
+
+    def __init__(
+        self,
+        torus: FlatTorus,
+        species: tuple[int, ...],
+        width: int = 64,
+        rounds: int = 3,
+        harmonics: int = 3,
+        radial: int = 16,
+        channels: int = 8,
+    ):
+        super().__init__()
+        n, kinds = len(species), max(species) + 1
+        spacing = (torus.volume / n) ** (1 / torus.dim)
+        self.features = TorusFeatures(torus, spacing, harmonics, radial)
+        self.channels, self.rounds = channels, rounds
+        k, classes, inv = self.features.vectors, self.features.classes, self.features.invariants
+        self.clock = Clock(kinds, width)
+        self.sender, self.receiver = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.edge = nn.Linear(inv, width, bias=False)
+        self.message = mlp(width, width, width)
+        self.message_vector = nn.Linear(width, classes * channels * k)
+        self.environment_own = nn.Linear(width, width)
+        self.environment = nn.Linear(width + channels * classes, width, bias=False)
+        self.environment_out = mlp(width, width)
+        self.start = nn.Linear(width, width)
+        n_dots, n_vectors = 2 * classes * channels, k + channels
+        self.star = nn.ModuleList(
+            [_StarRound(width, inv + n_dots, classes * n_vectors, 2 if r + 1 < rounds else 1) for r in range(rounds)]
+        )
+        self.register_buffer("species", nn.functional.one_hot(torch.tensor(species), kinds).float(), persistent=False)
+        self.register_buffer("mask", (1 - torch.eye(n))[None, :, :, None], persistent=False)
+        self.crowd = max(1.0, (n - 1) ** 0.5)
+
+    def _told(self, t: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What i is told about j without i: scalars `(B, N, N, width)`, vectors `(B, N, N, dim, channels)`; node states."""
+        batch, n = delta.shape[:2]
+        node = self.clock(t, self.species)
+        invariants, vectors = self.features(delta)
+        edge = self.sender(node)[:, None] + self.receiver(node)[:, :, None] + self.edge(invariants)
+        m = self.message(nn.functional.silu(edge)) * self.mask / self.crowd
+        weights = self.message_vector(m).view(batch, n, n, self.features.classes, self.channels, -1)
+        # the linear map's bias would give the diagonal a weight, but its vectors vanish there
+        mv = self.features.weigh(vectors[..., None, :], weights, axis=-3)
+        total, total_v = m.sum(2), mv.sum(2)
+        scalar = total[:, None] - m.transpose(1, 2)
+        vector = total_v[:, None] - mv.transpose(1, 2)
+        h = self.environment(torch.cat([scalar, self.features.dot(vector, vector)], -1))
+        h = self.environment_out(nn.functional.silu(h + self.environment_own(node)[:, None]))
+        return h, vector, node
+
+    def _star(self, delta: Tensor, h: Tensor, vector: Tensor, node: Tensor) -> Tensor:
+        batch, n = delta.shape[:2]
+        g, velocity = self.start(node), torch.zeros_like(delta[:, :, 0])
+        moved = delta
+        for r, star in enumerate(self.star):
+            invariants, vectors = self.features(moved)
+            dots = [self.features.dot(vector, vectors[..., k : k + 1]) for k in (0, 2)]
+            g, weights = star(g, h, torch.cat([invariants, *dots], -1), self.mask)
+            weights = weights.view(batch, n, n, -1, self.features.classes, self.features.vectors + self.channels)
+            arrows = torch.cat([vectors, vector], -1)
+            velocity = velocity + self.features.weigh(arrows, weights[:, :, :, 0]).sum(2) / self.crowd
+            if r + 1 < self.rounds:
+                shift = self.features.weigh(arrows, weights[:, :, :, 1]).sum(2) / self.crowd
+                moved = moved - shift[:, :, None]
+        return velocity
+
+    def forward(self, t: Float[Tensor, " batch"], x: Positions) -> Positions:
+        """Velocities at times `t` in [0, 1] and positions `x`, in lengths per unit of t."""
+        delta = pair_displacements(x)
+        return remove_drift(self._star(delta, *self._told(t, delta)))
+
+    def with_divergence(self, t: Float[Tensor, " batch"], x: Positions) -> tuple[Positions, Float[Tensor, " batch"]]:
+        """Velocities and the exact divergence Σ_i ∂·v_i/∂x_i."""
+        delta = pair_displacements(x)
+        told = self._told(t, delta)
+        axes = -torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+
+        def along(axis: Tensor) -> tuple[Tensor, ...]:
+            return torch.func.jvp(lambda d: self._star(d, *told), (delta,), (axis.expand_as(delta),))
+
+        velocity, slopes = torch.func.vmap(along, out_dims=(None, 0))(axes)  # pyright: ignore[reportArgumentType]
+        return remove_drift(velocity), torch.einsum("abna->b", slopes)

@@ -1,0 +1,47 @@
+"""Small parts that both kinds of torus network share."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Clock", "mlp", "pair_displacements", "remove_drift"]
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers with SiLU between them; a single width is one square layer."""
+    widths = widths if len(widths) > 1 else widths * 2
+    layers: list[nn.Module] = []
+    for a, b in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(a, b), nn.SiLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def pair_displacements(x: Tensor) -> Tensor:
+    """x_j − x_i, not wrapped: `(batch, N, dim)` → `(batch, N, N, dim)`; every feature is periodic."""
+    return x[:, None] - x[:, :, None]
+
+
+def remove_drift(v: Tensor) -> Tensor:
+    """Velocities minus their mean over particles."""
+    return v - v.mean(1, keepdim=True)
+
+
+class Clock(nn.Module):
+    """Time and species of each particle as a vector: `(batch,)` and `(N, kinds)` → `(batch, N, width)`."""
+
+    frequencies: Tensor
+
+    def __init__(self, kinds: int, width: int, harmonics: int = 4):
+        super().__init__()
+        self.register_buffer("frequencies", math.pi * torch.arange(1.0, harmonics + 1.0), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(2 * harmonics + 2 + kinds, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor, species: Tensor) -> Tensor:
+        angles = t[:, None] * self.frequencies
+        # a logarithm of the time that is left resolves the end of the path, where contacts form
+        left = torch.log(1.02 - t)[:, None]
+        time = torch.cat([torch.sin(angles), torch.cos(angles), t[:, None], left], -1)
+        batch, n = len(t), len(species)
+        joined = torch.cat([time[:, None].expand(batch, n, -1), species[None].expand(batch, n, -1)], -1)
+        return nn.functional.silu(self.layers(joined))

@@ -1,0 +1,61 @@
+"""The `network` section of a workflow, and the network that it describes."""
+
+from typing import Annotated, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from particlegen.geometry import Positions
+from particlegen.networks.hollow import HollowNetwork
+from particlegen.networks.standard import StandardNetwork
+from particlegen.settings import Section
+from particlegen.streams import stream_seed
+from particlegen.system import ParticleSystem
+
+__all__ = ["NetworkSettings", "VelocityNetwork", "build_network"]
+
+
+class NetworkSettings(Section):
+    """The `network` section of a workflow.
+
+    Attributes:
+        kind: `hollow` (exact divergence at the price of d Jacobian products of its last block) or `standard` (one
+            product per coordinate).
+        width: length of the feature vectors.
+        rounds: attention rounds on the star (hollow), or message-passing rounds (standard).
+        harmonics: Fourier orders of the torus features.
+        radial: Gaussian radial functions.
+        channels: vectors told about each neighbour (hollow only).
+    """
+
+    kind: Literal["hollow", "standard"] = "hollow"
+    width: Annotated[int, Field(ge=4, le=1024)] = 64
+    rounds: Annotated[int, Field(ge=1, le=12)] = 3
+    harmonics: Annotated[int, Field(ge=1, le=8)] = 3
+    radial: Annotated[int, Field(ge=2, le=128)] = 16
+    channels: Annotated[int, Field(ge=1, le=64)] = 8
+
+
+@runtime_checkable
+class VelocityNetwork(Protocol):
+    """What a flow needs of a network."""
+
+    def forward(self, t: Float[Tensor, " batch"], x: Positions) -> Positions: ...
+    def with_divergence(
+        self, t: Float[Tensor, " batch"], x: Positions
+    ) -> tuple[Positions, Float[Tensor, " batch"]]: ...
+
+
+def build_network(settings: NetworkSettings, system: ParticleSystem, seed: int = 0) -> HollowNetwork | StandardNetwork:
+    """A network with fresh float32 weights that `seed` alone decides.
+
+    Raises:
+        TypeError: the system is not periodic.
+    """
+    sizes = settings.model_dump(exclude={"kind"} if settings.kind == "hollow" else {"kind", "channels"})
+    kind = HollowNetwork if settings.kind == "hollow" else StandardNetwork
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, "network"))
+        return kind(system.torus, system.species, **sizes)
