@@ -195,9 +195,9 @@ def test_no_space_left_is_exit_code_3_and_says_how_to_go_on(here, monkeypatch):
     [
         (None, "frames.xyz"),
         ("", "frames.xyz"),
-        ("4\nLattice=\"3 0 0 0 3 0 0 0 0\" Properties=species:S:1:pos:R:2\nA 0.1 0.1\nB 1 1\n", "frames.xyz"),
-        ("2\nLattice=\"3 0 0 0 3 0 0 0 0\" Properties=species:S:1:pos:R:2\nA 0.1 nan\nB 1 1\n", "frames.xyz"),
-        ("2\nLattice=\"3 0 0 0 3 0 0 0 0\" Properties=species:S:1:pos:R:2\nA 0.1 0.2\nQ 1 1\n", "Q"),
+        ('4\nLattice="3 0 0 0 3 0 0 0 0" Properties=species:S:1:pos:R:2\nA 0.1 0.1\nB 1 1\n', "frames.xyz"),
+        ('2\nLattice="3 0 0 0 3 0 0 0 0" Properties=species:S:1:pos:R:2\nA 0.1 nan\nB 1 1\n', "frames.xyz"),
+        ('2\nLattice="3 0 0 0 3 0 0 0 0" Properties=species:S:1:pos:R:2\nA 0.1 0.2\nQ 1 1\n', "Q"),
     ],
 )
 def test_a_missing_or_broken_structure_file(here, content, said):

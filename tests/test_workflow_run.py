@@ -45,7 +45,15 @@ def same(one, other):
 
 def test_the_run_folder_is_as_designed(finished):
     names = {path.name for path in finished.folder.path.iterdir()}
-    assert names >= {"workflow.yaml", "manifest.json", "events.jsonl", "results.json", "checkpoints", "data.h5", "report.html"}
+    assert names >= {
+        "workflow.yaml",
+        "manifest.json",
+        "events.jsonl",
+        "results.json",
+        "checkpoints",
+        "data.h5",
+        "report.html",
+    }
     results = finished.results
     quantities = {
         "reference": ["energy_per_particle"],

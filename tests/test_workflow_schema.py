@@ -55,9 +55,9 @@ def test_the_canonical_form_is_a_fixed_point(tmp_path):
 def test_every_catalogue_workflow_is_valid_and_commented(name):
     planned = plan(name)
     assert [stage.name for stage in planned.stages] == ["reference", "training", "generation", "estimates", "report"]
-    assert planned.stages[0].energy_calls > 0 and planned.memory_bytes < 16e9
+    assert planned.stages[0].energy_calls > 0 and planned.memory_bytes < 24e9
     text = (ROOT / "workflows" / f"{name}.yaml").read_text()
-    assert text.startswith("# ") and text.count("#") >= 8
+    assert text.startswith("# ") and text.count("  # ") >= 5
 
 
 def test_pretrained_weights_replace_training_settings():
@@ -92,7 +92,7 @@ def test_run_folders_are_numbered(tmp_path):
 
 
 def test_resources_have_defaults():
-    assert Resources() == Resources(device="auto", threads=None, workers=1)
+    assert Resources() == Resources(device="auto", threads=None, workers=None)
 
 
 @given(

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import re
 import time
 from collections import defaultdict
@@ -42,7 +43,6 @@ class RunFolder:
                     + (f"or continue it: particlegen resume {path}" if what == "a run" else "or empty it first")
                 )
             path.mkdir(parents=True, exist_ok=True)
-            (path / "checkpoints").mkdir(exist_ok=True)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise InputError(f"output folder {path} cannot be made: {error.strerror}") from None
         return cls(path)
@@ -162,11 +162,11 @@ class Journal:
     def write(self, event: Event, spent: Mapping[str, Any] | None = None) -> None:
         """One line: time, kind, stage, message, fields, and what was spent since the line before."""
         entry = {"time": round(time.time(), 3), "kind": event.kind, "stage": event.stage}
-        entry |= {"message": event.message, "fields": dict(event.fields)}
+        entry |= {"message": event.message, "fields": {key: _plain(value) for key, value in event.fields.items()}}
         if spent:
             entry["spent"] = dict(spent)
         try:
-            self._file.write(json.dumps(entry, default=str) + "\n")
+            self._file.write(json.dumps(entry, default=str, allow_nan=False) + "\n")
             self._file.flush()
         except OSError as error:
             raise RunError(f"{self._folder.events_file}: cannot be written ({error.strerror})") from error
@@ -181,6 +181,11 @@ class Journal:
             for provider, count in used.get("calls", {}).items():
                 calls[provider] += count
         return dict(seconds), dict(calls)
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: they become null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def next_run_folder(name: str, parent: Path = Path("runs")) -> Path:

@@ -107,7 +107,11 @@ class Job:
             raise Interrupted(said)
 
     def load(self, stage: str) -> Checkpoint | None:
-        return load_checkpoint(self.folder.checkpoints, stage)
+        """The newest intact checkpoint of a stage; damaged ones that were passed over are reported."""
+        found = load_checkpoint(self.folder.checkpoints, stage)
+        for sentence in found.skipped if found else ():
+            self.emit(Event("warning", stage, sentence))
+        return found
 
     def save(self, stage: str, step: int, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
         save_checkpoint(self.folder.checkpoints, stage, step, dict(tensors), dict(metadata), keep=2)

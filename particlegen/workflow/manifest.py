@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from particlegen import __version__
 from particlegen.catalogue import Card
 from particlegen.energy import BuiltSystem
 from particlegen.settings import InputError
@@ -53,7 +54,7 @@ def build_manifest(workflow: Workflow, built: BuiltSystem, relative_to: Path, na
     return {
         "name": name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "particlegen": importlib.metadata.version("particlegen"),
+        "particlegen": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "libraries": {library: importlib.metadata.version(library) for library in LIBRARIES},

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from particlegen.energy import BuiltSystem
 from particlegen.networks import build_network
 from particlegen.workflow.runner import prepare
 from particlegen.workflow.schema import PretrainedSettings, Workflow
@@ -64,15 +65,15 @@ def plan(workflow: str | Path | Mapping[str, Any], set: Mapping[str, Any] | list
     box = " x ".join(f"{length:.5g}" for length in system.torus.lengths)
     return Plan(
         system=f"{system.name}: N = {system.n_particles} ({composition}), box {box}, T = {built.state.temperature:g}",
-        stages=_stages(loaded, parameters),
+        stages=_stages(loaded, built, parameters),
         memory_bytes=memory,
         disk_bytes=disk,
     )
 
 
-def _stages(workflow: Workflow, parameters: int) -> tuple[PlannedStage, ...]:
+def _stages(workflow: Workflow, built: BuiltSystem, parameters: int) -> tuple[PlannedStage, ...]:
     reference, training, generation = workflow.reference, workflow.training, workflow.generation
-    sweeps = reference.frames * reference.sweeps_between_frames
+    calls = reference.energy_calls(built.system, built.state)
     if isinstance(training, PretrainedSettings):
         learns = f"weights of {training.pretrained}"
     elif training.steps is not None:
@@ -83,7 +84,7 @@ def _stages(workflow: Workflow, parameters: int) -> tuple[PlannedStage, ...]:
     shown = ", ".join(workflow.estimates.observables) + (", free energy" if workflow.estimates.free_energy else "")
     return (
         PlannedStage(
-            "reference", f"{reference.frames:,} frames, {reference.sampler}, {reference.chains} chains", sweeps
+            "reference", f"{reference.frames:,} frames, {reference.sampler}, {reference.chains} chains", calls
         ),
         PlannedStage("training", learns),
         PlannedStage("generation", draws, generation.samples),

@@ -14,6 +14,7 @@ import torch
 from particlegen.energy import BuiltSystem, TorchPairEnergy, build_system
 from particlegen.events import EventSink, ignore
 from particlegen.io import atomic
+from particlegen.machine import keep_freed_memory
 from particlegen.settings import InputError, RunError
 from particlegen.workflow.folder import Journal, RunFolder, next_run_folder
 from particlegen.workflow.job import Job, stop_on_signals
@@ -34,6 +35,9 @@ from particlegen.workflow.stage_report import run_report
 from particlegen.workflow.stage_training import load_pretrained, run_training
 
 __all__ = ["STAGES", "prepare", "resume", "run"]
+
+FEWEST_FRAMES = 8
+"""Frames per chain below which equilibration cannot be diagnosed."""
 
 STAGES: dict[str, Callable[[Job], None]] = {
     "reference": run_reference,
@@ -57,6 +61,11 @@ def prepare(
     if not built.system.geometry.periodic:
         raise InputError(
             f"key 'system.card': {built.system.name!r} lives in free space; kind: glass needs a periodic box"
+        )
+    if loaded.reference.frames_per_chain < FEWEST_FRAMES:
+        raise InputError(
+            f"key 'reference.frames': found {loaded.reference.frames} for {loaded.reference.chains} chains; "
+            f"at least {FEWEST_FRAMES} frames per chain are needed to compare them"
         )
     if isinstance(loaded.training, PretrainedSettings):
         load_pretrained(loaded.training, loaded.network, built, relative_to)
@@ -92,8 +101,13 @@ def run(
     device = _device(machine)
     with _failures_explained(Path(out) if out is not None else Path("runs")):
         folder = RunFolder.create(Path(out) if out is not None else next_run_folder(name))
-        atomic.write_text(folder.workflow_file, canonical_yaml(loaded))
-        folder.write_json(folder.manifest_file, build_manifest(loaded, built, relative_to, name, str(device)))
+        try:
+            atomic.write_text(folder.workflow_file, canonical_yaml(loaded))
+            folder.write_json(folder.manifest_file, build_manifest(loaded, built, relative_to, name, str(device)))
+        except BaseException:
+            # A folder without both is no run: leave it empty, so that the same command works once there is space.
+            folder.workflow_file.unlink(missing_ok=True)
+            raise
     return _execute(folder, loaded, built, relative_to, machine, device, listener)
 
 
@@ -121,13 +135,14 @@ def _execute(
     device: torch.device,
     listener: EventSink,
 ) -> Run:
+    keep_freed_memory()
     if resources.threads is not None:
         torch.set_num_threads(resources.threads)
     with (
         _failures_explained(folder.path),
         Journal(folder) as journal,
         stop_on_signals() as stop,
-        _executor(resources) as executor,
+        _executor(resources.workers or workflow.reference.workers) as executor,
     ):
         provider = TorchPairEnergy(built.system, built.potential, device=device)
         job = Job(workflow, folder, built, provider, device, journal, stop, listener, executor, relative_to)
@@ -149,13 +164,13 @@ def _device(resources: Resources) -> torch.device:
 
 
 @contextmanager
-def _executor(resources: Resources) -> Iterator[Executor | None]:
-    if resources.workers == 1:
+def _executor(workers: int) -> Iterator[Executor | None]:
+    if workers == 1:
         yield None
         return
     # A Ctrl-C reaches every process of the terminal; the workers leave it to this one, which knows what to save.
     with ProcessPoolExecutor(
-        resources.workers,
+        workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=signal.signal,
         initargs=(signal.SIGINT, signal.SIG_IGN),
@@ -174,5 +189,7 @@ def _failures_explained(path: Path) -> Iterator[None]:
         else:
             text = f"{error.filename or path}: {error.strerror or error}; then: particlegen resume {path}"
         raise RunError(text) from error
+    except ArithmeticError as error:
+        raise RunError(f"{error}") from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise RunError(f"out of memory ({error}); lower generation.chunk and training.batch in a new run") from error

@@ -118,12 +118,12 @@ class Resources(Section):
     Args:
         device: where networks run; `auto` takes a CUDA device if there is one.
         threads: threads of torch; null leaves torch's own choice.
-        workers: processes that share the reference chains.
+        workers: processes that share the reference chains; null leaves it to `reference.workers`.
     """
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     threads: int | None = Field(default=None, ge=1, le=1024)
-    workers: int = Field(default=1, ge=1, le=1024)
+    workers: int | None = Field(default=None, ge=1, le=1024)
 
 
 def _validated(model: type, data: Mapping[str, Any], source: str) -> Any:

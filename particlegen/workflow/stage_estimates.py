@@ -26,7 +26,7 @@ def run_estimates(job: Job) -> None:
         return
     job.emit(Event("started", STAGE, "weights, averages, free energy"))
     for ensemble in ("reference", "generated"):
-        job.store.consolidate(ensemble)
+        job.store.consolidate(ensemble, job.built.system)
     chains = chain_energies(job.store)
     equilibration = diagnose(chains)
     reference = _reference(job, chains, equilibration)

@@ -84,7 +84,8 @@ def _score_held_out(job: Job, flow: ODEFlow) -> None:
     log_q, errors = [], []
     for start in range(0, len(pairs), job.workflow.generation.chunk):
         batch = np.stack([x for x, _ in pairs[start : start + job.workflow.generation.chunk]])
-        scored = flow.log_prob(torch.from_numpy(batch).to(job.device))
+        probes = torch_stream(job.workflow.seed, HELD_OUT, start, device=job.device)
+        scored = flow.log_prob(torch.from_numpy(batch).to(job.device), probes)
         log_q.append(scored[0].cpu().double())
         errors.append(scored[1].cpu().double())
         job.check(STAGE)

@@ -7,7 +7,7 @@ import torch
 
 from particlegen.events import Event
 from particlegen.io.store import RunStore
-from particlegen.sampling import sample_reference
+from particlegen.sampling import energies_by_chain, sample_reference
 from particlegen.workflow.job import Job
 from particlegen.workflow.schema import Workflow
 
@@ -24,7 +24,6 @@ def run_reference(job: Job) -> None:
     if saved and saved.metadata["complete"]:
         return
     job.emit(Event("started", STAGE, f"{settings.frames} frames by {settings.sampler} Monte Carlo"))
-    state = saved.tensors if saved else None
     blocks = sample_reference(
         job.built.system,
         job.built.potential,
@@ -34,7 +33,7 @@ def run_reference(job: Job) -> None:
         executor=job.executor,
         events=job.emit,
         start_chunk=chunk,
-        state={name: tensor.numpy() for name, tensor in state.items()} if state else None,
+        resume_from={name: tensor.numpy() for name, tensor in saved.tensors.items()} if saved else None,
     )
     for block in blocks:
         arrays = {"position": block.positions, "energy": block.energies, "chain": block.chain}
@@ -42,9 +41,8 @@ def run_reference(job: Job) -> None:
         calls += block.energy_calls
         job.count("monte_carlo", block.energy_calls)
         chunk = block.chunk + 1
-        complete = job.store.length("reference") >= settings.frames
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in block.state.items()}
-        job.save(STAGE, chunk, tensors, {"energy_calls": calls, "complete": complete})
+        job.save(STAGE, chunk, tensors, {"energy_calls": calls, "complete": chunk == settings.chunks})
         job.check(STAGE)
     job.emit(Event("finished", STAGE, f"{job.store.length('reference')} frames"))
 
@@ -72,7 +70,4 @@ def held_out_frames(workflow: Workflow, store: RunStore) -> Iterator[tuple[np.nd
 
 def chain_energies(store: RunStore) -> np.ndarray:
     """Reference energies `(chain, frame)`, in the order of time."""
-    energy, chain = store.read("reference", "energy"), store.read("reference", "chain")
-    series = [energy[chain == number] for number in np.unique(chain)]
-    shortest = min(len(one) for one in series)
-    return np.stack([one[:shortest] for one in series])
+    return energies_by_chain(store.read("reference", "energy"), store.read("reference", "chain"))

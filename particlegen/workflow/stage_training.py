@@ -115,15 +115,15 @@ def run_training(job: Job) -> None:
     """Train what is still missing, or fetch the pretrained weights; ends with `checkpoints/network.safetensors`."""
     if job.folder.weights_file.is_file():
         return
+    job.folder.checkpoints.mkdir(exist_ok=True)
     settings = job.workflow.training
     metadata = weights_metadata(job.workflow, job.built)
     if isinstance(settings, PretrainedSettings):
-        relative_to = job.relative_to
-        weights, card = load_pretrained(settings, job.workflow.network, job.built, relative_to)
+        weights, card = load_pretrained(settings, job.workflow.network, job.built, job.relative_to)
         save_weights(job.folder.weights_file, weights, metadata | {"pretrained": card.name})
         job.emit(Event("finished", STAGE, f"weights of {card.name}"))
         return
-    network = build_network(job.workflow.network, job.built.system).to(job.device)
+    network = build_network(job.workflow.network, job.built.system, job.workflow.seed).to(job.device)
     loss = InterpolantLoss(job.built.system, job.workflow.interpolant)
     data = torch.from_numpy(training_frames(job.workflow, job.store))
     trainer = Trainer(network, loss, settings, job.workflow.seed, data=data)
