@@ -51,7 +51,7 @@ def data():
 
 def test_the_page_holds_everything_and_fetches_nothing(data):
     page = render(data)
-    assert page.count("<figure>") == 5
+    assert page.count("<figure>") == 6
     assert "Kob &amp; Andersen (1994)" in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "<script" not in page

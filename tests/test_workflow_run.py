@@ -1,11 +1,11 @@
 """The whole way at its smallest: the run folder, interruption and resumption, pretrained weights, the opened run."""
 
 import json
+import multiprocessing
 import os
+import random
+import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -113,18 +113,53 @@ def test_an_interrupted_run_resumes_to_the_same_answer(finished, tmp_path, stage
     same(particlegen.resume(folder), finished)
 
 
+def go_on(folder):
+    """Begin the run, or go on with it; a folder that a kill left without a manifest holds no run yet."""
+    folder = Path(folder)
+    if (folder / "manifest.json").is_file():
+        particlegen.resume(folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        particlegen.run(TINY, out=folder)
+
+
+def kill_again_and_again(folder, kills, seed):
+    """SIGKILL at random moments until `kills` have hit; the journal's last line gets cut short now and then too."""
+    context, rng = multiprocessing.get_context("forkserver"), random.Random(seed)
+    context.set_forkserver_preload(["particlegen.workflow"])
+    hits = 0
+    while hits < kills:
+        process = context.Process(target=go_on, args=(str(folder),))
+        process.start()
+        process.join(rng.uniform(0.05, 1.5))
+        if process.is_alive():
+            process.kill()
+            hits += 1
+        process.join()
+        journal = folder / "events.jsonl"
+        if journal.is_file() and rng.random() < 0.3:
+            with journal.open("a") as file:
+                file.write('{"time": 1, "kind": "prog')
+        if process.exitcode == 0:
+            return hits
+    return hits
+
+
 def test_a_killed_run_resumes_to_the_same_answer(finished, tmp_path):
-    """SIGKILL at moments spread over the run; the journal's last line may be cut short too."""
-    folder = tmp_path / "run"
-    code = f"import particlegen; particlegen.run({str(TINY)!r}, out={str(folder)!r})"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    while process.poll() is None and not list((folder / "checkpoints").glob("*")):
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    with (folder / "events.jsonl").open("a") as journal:
-        journal.write('{"time": 1, "kind": "prog')
-    same(particlegen.resume(folder), finished)
+    assert kill_again_and_again(tmp_path / "run", kills=6, seed=1) > 0
+    go_on(tmp_path / "run")
+    same(particlegen.open_run(tmp_path / "run"), finished)
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_change_nothing(finished, tmp_path):
+    hits, number = 0, 0
+    while hits < 100:
+        number += 1
+        folder = tmp_path / f"run-{number}"
+        hits += kill_again_and_again(folder, kills=100 - hits, seed=number)
+        go_on(folder)
+        same(particlegen.open_run(folder), finished)
 
 
 def test_another_seed_gives_another_answer(finished, tmp_path):

@@ -23,11 +23,11 @@ version: 1                              # glass
 kind: glass
 seed: 7
 system: {card: ipl_binary_2d, particles: 10, temperature: 1.0}
-reference: {sampler: displacement, chains: 16, sweeps_between_frames: 100, frames: 20000}   # displacement | swap | tempering
+reference: {sampler: displacement, chains: 16, sweeps_between_frames: 100, frames: 20000}  # displacement | swap
 network: {kind: hollow, width: 64, rounds: 2, harmonics: 3}
 interpolant: {path: geodesic, noise: none, coupling: [species, translation]}
 training: {batch: 256, minutes: 3, learning_rate: 2.0e-3, ema: 0.995}
-generation: {samples: 10000, solver: rk4, steps: 16, likelihood: exact}                     # exact | hutchinson | path
+generation: {samples: 10000, solver: rk4, steps: 16, likelihood: exact}                     # exact | hutchinson
 estimates: {observables: [energy, heat_capacity, rdf], free_energy: true}
 stop: {pareto_k: 0.7}
 """

@@ -20,6 +20,7 @@ __all__ = [
     "energies",
     "pair_curves",
     "training_curve",
+    "weight_share",
     "weights",
 ]
 
@@ -28,7 +29,7 @@ COLOURS = {"reference": "#44546a", "raw": "#d98e04", "reweighted": "#0b7a75"}
 
 SPECIES_COLOURS = ("#3b6fb6", "#d1495b", "#edae49", "#66a182", "#8d6a9f")
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -159,20 +160,28 @@ def pair_curves(block: Mapping[str, Any], x_name: str, x_label: str, y_label: st
 
 @_styled
 def weights(log_weight: np.ndarray) -> Figure:
-    """Histogram of log weights about their mean, and the share of the total weight that the largest carry."""
-    figure, (left, right) = _figure(columns=2, width=3.4, height=2.8)
+    """Histogram of log weights about their mean, lighter ones than e^-15 of it in the first bin."""
+    figure, (axis,) = _figure()
     finite = log_weight[np.isfinite(log_weight)]
     centred = finite - finite.mean()
-    low = max(centred.min(), -15.0)
-    left.hist(np.clip(centred, low, None), bins=50, color=COLOURS["reweighted"], alpha=0.8)
-    left.set(xlabel="log weight − mean", ylabel="samples", title="Weights")
+    axis.hist(np.clip(centred, -15.0, None), bins=50, color=COLOURS["reweighted"], alpha=0.8)
+    axis.set(xlabel="log weight − mean", ylabel="samples", title="Weights")
+    return figure
+
+
+@_styled
+def weight_share(log_weight: np.ndarray) -> Figure:
+    """The share of the total weight that the heaviest samples carry, beside equal weights."""
+    figure, (axis,) = _figure()
+    finite = log_weight[np.isfinite(log_weight)]
     ordered = np.sort(np.exp(finite - finite.max()))[::-1]
     share = np.cumsum(ordered) / ordered.sum()
     fraction = np.arange(1, len(share) + 1) / len(share)
-    right.plot(fraction, share, color=COLOURS["reweighted"], label="this run")
-    right.plot([0, 1], [0, 1], color="#999999", ls=":", label="equal weights")
-    right.set(xlabel="share of samples, heaviest first", ylabel="share of weight", xlim=(0, 1), ylim=(0, 1.02))
-    right.legend(loc="lower right")
+    axis.plot(fraction, share, color=COLOURS["reweighted"], label="this run")
+    axis.plot([0, 1], [0, 1], color="#999999", ls=":", label="equal weights")
+    axis.set(xlabel="share of samples, heaviest first", ylabel="share of weight", title="Who carries the weight")
+    axis.set(xlim=(0, 1), ylim=(0, 1.02))
+    axis.legend(loc="lower right")
     return figure
 
 

@@ -85,6 +85,18 @@ def format_quantity(value: float, stderr: float) -> str:
     return f"{round(value, digits):.0f} ± {round(stderr, digits):.0f}"
 
 
+def _subtitle(system: Mapping[str, Any]) -> str:
+    """The system in one line."""
+    parts = []
+    for key, value in system.items():
+        if isinstance(value, Mapping):
+            value = " ".join(f"{name}{count}" for name, count in value.items())
+        elif isinstance(value, list | tuple):
+            value = " × ".join(f"{length:.5g}" for length in value)
+        parts.append(str(value) if key == "name" else f"{key} {value}")
+    return " · ".join(parts)
+
+
 def _headline(data: ReportData) -> str:
     cards = []
     for key, label in (
@@ -164,13 +176,10 @@ def _figures(data: ReportData) -> str:
                 "Raw samples of the flow, the same reweighted to the Boltzmann law, and the reference.",
             )
         )
-        plots.append(
-            _figure(
-                figures.weights(data.log_weight),
-                "Histogram of log weights",
-                "Left: spread of the importance weights. Right: the closer to the diagonal, the more samples count.",
-            )
-        )
+        caption = "Spread of the importance weights: the narrower, the better."
+        plots.append(_figure(figures.weights(data.log_weight), "Histogram of log weights", caption))
+        caption = "The closer to the diagonal, the more samples count."
+        plots.append(_figure(figures.weight_share(data.log_weight), "Share of weight by sample", caption))
     if len(data.curve.get("step", ())) > 1:
         plots.append(_figure(figures.training_curve(data.curve), "Training curve", "Loss while the network trained."))
     parts.append(f'<div class="grid">{"".join(plots)}</div>')
@@ -208,8 +217,7 @@ def render(data: ReportData) -> str:
     """The report as one HTML document that needs no network: figures are inside, no scripts, every string escaped."""
     judgements = advise(data.results)
     reasons = [str(reason) for reason in data.results.get("status", {}).get("reasons", ())]
-    system = data.results.get("system", {})
-    subtitle = ", ".join(f"{key} {value}" for key, value in system.items())
+    subtitle = _subtitle(data.results.get("system", {}))
     verdict = "poor" if reasons or any(item.level == "poor" for item in judgements) else "good"
     said = "needs attention" if verdict == "poor" else "all diagnostics in order"
     return f"""<!doctype html>

@@ -22,7 +22,8 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .label { color: var(--soft); font-size: .85rem; }
 .big { font-size: 1.6rem; font-weight: 650; font-variant-numeric: tabular-nums; line-height: 1.3; }
 .small { color: var(--soft); font-size: .85rem; font-variant-numeric: tabular-nums; }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem; }
+@media (max-width: 32rem) { .grid { grid-template-columns: 1fr; } }
 figure { margin: 0 0 1rem; min-width: 0; }
 figure img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
 figcaption { color: var(--soft); font-size: .85rem; margin-top: .3rem; text-align: center; }

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import platform
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ METHOD_CITATIONS = {
 
 
 def citations(workflow: Workflow, built: BuiltSystem, network_card: Card | None) -> list[str]:
-    """What to cite, from what the workflow uses; duplicates removed, order kept."""
+    """What to cite, from what the workflow uses; a work that several parts cite stands once, order kept."""
     keys = ["interpolant", "flow matching", "r_hat", "pareto_k"]
     keys += [workflow.network.kind] if workflow.network.kind == "hollow" else []
     keys += ["hutchinson"] if workflow.generation.likelihood == "hutchinson" else []
@@ -43,7 +44,8 @@ def citations(workflow: Workflow, built: BuiltSystem, network_card: Card | None)
     keys += ["freud"] if {"rdf", "structure_factor"} & set(workflow.estimates.observables) else []
     theirs = [str(text) for text in network_card.data.get("citations", ())] if network_card else []
     found = [PACKAGE_CITATION, *built.citations, *(METHOD_CITATIONS[key] for key in keys), *theirs]
-    return list(dict.fromkeys(found))
+    by_work = {(match[0] if (match := re.search(r"arXiv:[\d.]+\d", text)) else text): text for text in reversed(found)}
+    return list(reversed(by_work.values()))
 
 
 def build_manifest(workflow: Workflow, built: BuiltSystem, relative_to: Path, name: str, device: str) -> dict[str, Any]:

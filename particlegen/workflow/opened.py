@@ -140,14 +140,7 @@ class Run:
         found = self.results.get("free_energy")
         if not found:
             raise InputError(f"{self.folder.path}: no free energy there; set estimates.free_energy: true in a new run")
-        return {
-            name: Estimate(
-                *(float("nan") if entry[key] is None else entry[key] for key in ("value", "stderr")),
-                entry["unit"],
-                entry["method"],
-            )
-            for name, entry in found.items()
-        }
+        return {name: _estimate(entry) for name, entry in found.items()}
 
     def _selected(self, ensemble: Ensemble, resample: int | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Positions, and per-frame columns that travel with them."""
@@ -222,6 +215,11 @@ class Run:
         from particlegen.workflow.stage_report import write_report
 
         return write_report(self)
+
+
+def _estimate(entry: dict[str, Any]) -> Estimate:
+    value, stderr = (float("nan") if entry[key] is None else float(entry[key]) for key in ("value", "stderr"))
+    return Estimate(value, stderr, entry["unit"], entry["method"])
 
 
 def _stage(name: str, done: float | None, total: float | None, finished: bool) -> StageStatus:

@@ -15,7 +15,7 @@ from particlegen.energy import BuiltSystem
 from particlegen.events import Event
 from particlegen.interpolant import InterpolantLoss
 from particlegen.io.checkpoint import load_weights, save_weights
-from particlegen.networks import NetworkSettings, build_network
+from particlegen.networks import HollowNetwork, NetworkSettings, StandardNetwork, build_network
 from particlegen.settings import InputError
 from particlegen.training import Trainer
 from particlegen.workflow.job import Job
@@ -161,7 +161,7 @@ def weights_metadata(workflow: Workflow, built: BuiltSystem) -> dict[str, Any]:
     }
 
 
-def trained_network(job: Job) -> torch.nn.Module:
+def trained_network(job: Job) -> HollowNetwork | StandardNetwork:
     """The network with its trained weights, ready to sample."""
     weights, metadata = load_weights(job.folder.weights_file)
     _same_system(metadata, job)
