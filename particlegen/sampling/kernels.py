@@ -11,7 +11,7 @@ from numba import njit
 
 from particlegen.sampling.acceptance import accepts, exchange_log_ratio, move_log_ratio
 from particlegen.sampling.generator import uniform, uniform_index
-from particlegen.sampling.pairs import build_cells, move_in_cells, one_particle_energies, total_energy
+from particlegen.sampling.pairs import all_pairs_energies, build_cells, cell_energy, move_in_cells, one_particle_energies, total_energy
 
 __all__ = ["COUNTERS", "advance", "full_energies"]
 
@@ -31,29 +31,8 @@ def _wrapped(value, length):
 
 
 @_compile
-def _displace(model, x, cells, beta, step, stream, counters):
-    """One displacement of a random particle inside a cube of half-width `step`; returns (energy change, cells intact)."""
-    i = uniform_index(stream, model.particles)
-    a = x[0, i] + step * (2.0 * uniform(stream) - 1.0)
-    b = x[1, i] + step * (2.0 * uniform(stream) - 1.0) if model.dim > 1 else x[1, i]
-    c = x[2, i] + step * (2.0 * uniform(stream) - 1.0) if model.dim > 2 else x[2, i]
-    counters[0] += 1
-    if a * a + b * b + c * c > model.radius2:
-        return 0.0, True
-    la, lb, lc = model.lengths
-    a, b, c = _wrapped(a, la), _wrapped(b, lb), _wrapped(c, lc)
-    old, new = one_particle_energies(model, x, cells, i, -1, (x[0, i], x[1, i], x[2, i]), (a, b, c))
-    change = new - old
-    if not accepts(move_log_ratio(beta, change), stream):
-        return 0.0, True
-    counters[1] += 1
-    x[0, i], x[1, i], x[2, i] = a, b, c
-    return change, not model.cells or move_in_cells(model, cells, i, a, b, c)
-
-
-@_compile
 def _swap(model, x, cells, beta, stream, counters):
-    """Exchange the positions of two random particles of different kind; returns (energy change, cells intact).
+    """Exchange the positions of two random particles of different kind, or not; returns the change of energy.
 
     The pair is drawn from the labels alone, which a swap leaves in place, so the proposal is symmetric. Both energies
     leave the mutual term out: the distance within the pair, and so that term, is the same before and after.
@@ -69,7 +48,7 @@ def _swap(model, x, cells, beta, stream, counters):
     change = (new_i - old_i) + (new_j - old_j)
     counters[2] += 1
     if not accepts(move_log_ratio(beta, change), stream):
-        return 0.0, True
+        return 0.0
     counters[3] += 1
     for axis in range(3):
         x[axis, i], x[axis, j] = at_j[axis], at_i[axis]
@@ -79,21 +58,69 @@ def _swap(model, x, cells, beta, stream, counters):
             cells.place[k, i], cells.place[k, j] = cells.place[k, j], cells.place[k, i]
         cells.member[cells.place[0, i], cells.place[1, i]] = i
         cells.member[cells.place[0, j], cells.place[1, j]] = j
-    return change, True
+    return change
+
+
+@_compile
+def _trials(model, x, cells, energy, beta, step, swap_fraction, trials, stream, counters):
+    """Up to `trials` trial moves; returns how many were made before a cell overflowed, and the energy.
+
+    A displacement moves a random particle inside a cube of half-width `step`.
+    """
+    # Fields are read before the loop: inside it, each one would cost a counted reference per move.
+    labels, tables, diameters, eta = model.labels, model.tables, model.diameters, model.nonadditivity
+    lengths, coefficients, inverse_cutoff2 = model.lengths, model.coefficients, model.inverse_cutoff2
+    particles, dim, radius2, grid, use_cells = model.particles, model.dim, model.radius2, model.grid, model.cells
+    count, member, coordinate = cells.count, cells.member, cells.coordinate
+    la, lb, lc = lengths
+    displacements, accepted = 0, 0
+    done = 0
+    while done < trials:
+        done += 1
+        if swap_fraction > 0.0 and uniform(stream) < swap_fraction:
+            energy += _swap(model, x, cells, beta, stream, counters)
+            continue
+        i = uniform_index(stream, particles)
+        oa, ob, oc = x[0, i], x[1, i], x[2, i]
+        a = oa + step * (2.0 * uniform(stream) - 1.0)
+        b = ob + step * (2.0 * uniform(stream) - 1.0) if dim > 1 else ob
+        c = oc + step * (2.0 * uniform(stream) - 1.0) if dim > 2 else oc
+        displacements += 1
+        if a * a + b * b + c * c > radius2:
+            continue
+        a, b, c = _wrapped(a, la), _wrapped(b, lb), _wrapped(c, lc)
+        if use_cells:
+            old = cell_energy(
+                member, coordinate, count, labels, tables, diameters, eta, grid, lengths, coefficients,
+                inverse_cutoff2, i, -1, oa, ob, oc,
+            )  # fmt: skip
+            new = cell_energy(
+                member, coordinate, count, labels, tables, diameters, eta, grid, lengths, coefficients,
+                inverse_cutoff2, i, -1, a, b, c,
+            )  # fmt: skip
+        else:
+            old, new = all_pairs_energies(
+                x, tables, labels[0, i], lengths, coefficients, inverse_cutoff2, i, -1, oa, ob, oc, a, b, c
+            )
+        if accepts(move_log_ratio(beta, new - old), stream):
+            accepted += 1
+            energy += new - old
+            x[0, i], x[1, i], x[2, i] = a, b, c
+            if use_cells and not move_in_cells(model, cells, i, a, b, c):
+                break
+    counters[0] += displacements
+    counters[1] += accepted
+    return done, energy
 
 
 @_compile
 def _sweeps(model, x, energy, beta, step, swap_fraction, sweeps, stream, counters):
     """`sweeps` × N trial moves from the state (x, energy); returns the energy that accumulated."""
-    cells = build_cells(model, x)
-    for _ in range(sweeps * model.particles):
-        if swap_fraction > 0.0 and uniform(stream) < swap_fraction:
-            change, intact = _swap(model, x, cells, beta, stream, counters)
-        else:
-            change, intact = _displace(model, x, cells, beta, step, stream, counters)
-        energy += change
-        if not intact:
-            cells = build_cells(model, x)
+    left = sweeps * model.particles
+    while left > 0:
+        cells = build_cells(model, x)
+        done, energy = _trials(model, x, cells, energy, beta, step, swap_fraction, left, stream, counters)
+        left -= done
     return energy
 
 

@@ -11,7 +11,15 @@ from numba import njit
 from particlegen.energy.formulas import even_power_energy, nonadditive_sigma
 from particlegen.sampling.model import FAR, LANES
 
-__all__ = ["Cells", "build_cells", "move_in_cells", "one_particle_energies", "total_energy"]
+__all__ = [
+    "Cells",
+    "all_pairs_energies",
+    "build_cells",
+    "cell_energy",
+    "move_in_cells",
+    "one_particle_energies",
+    "total_energy",
+]
 
 # Sums may be reordered (vector registers); NaN and infinity keep their meaning, since overlaps produce them.
 _FAST = {"reassoc", "nsz", "contract", "arcp"}
@@ -97,12 +105,9 @@ def move_in_cells(model, cells, i, a, b, c):
 
 
 @_compile
-def _all_pairs_energies(model, x, i, skip, old, new):
-    c12, c6, c0, c2, c4 = model.coefficients
-    la, lb, lc = model.lengths
-    row, tables, inverse_cutoff2 = model.labels[0, i], model.tables, model.inverse_cutoff2
-    oa, ob, oc = old
-    na, nb, nc = new
+def all_pairs_energies(x, tables, row, lengths, coefficients, inverse_cutoff2, i, skip, oa, ob, oc, na, nb, nc):
+    c12, c6, c0, c2, c4 = coefficients
+    la, lb, lc = lengths
     energy_old, energy_new = 0.0, 0.0
     for j in range(x.shape[1]):
         counted = j != i and j != skip
@@ -120,15 +125,15 @@ def _all_pairs_energies(model, x, i, skip, old, new):
 
 
 @_compile
-def _cell_energy(model, cells, i, skip, at):
-    c12, c6, c0, c2, c4 = model.coefficients
-    la, lb, lc = model.lengths
-    pa, pb, pc = at
-    ga, gb, gc = model.grid
+def cell_energy(
+    member, coordinate, count, labels, tables, diameters, eta, grid, lengths, coefficients, inverse_cutoff2, i, skip,
+    pa, pb, pc,
+):  # fmt: skip
+    c12, c6, c0, c2, c4 = coefficients
+    la, lb, lc = lengths
+    ga, gb, gc = grid
     ka, kb, kc = _axis_cell(pa, la, ga), _axis_cell(pb, lb, gb), _axis_cell(pc, lc, gc)
-    labels, tables, diameters, eta = model.labels, model.tables, model.diameters, model.nonadditivity
-    member, coordinate, count = cells.member, cells.coordinate, cells.count
-    row, inverse_cutoff2 = labels[0, i], model.inverse_cutoff2
+    row = labels[0, i]
     energy_sum = 0.0
     for da in range(-1, 2):
         for db in range(-1 if gb > 1 else 0, 2 if gb > 1 else 1):
@@ -156,9 +161,24 @@ def _cell_energy(model, cells, i, skip, at):
 @_compile
 def one_particle_energies(model, x, cells, i, skip, old, new):
     """Energy of particle i at `old` and at `new` (tuples of three) with all others but `skip` (−1 for none)."""
+    oa, ob, oc = old
+    na, nb, nc = new
     if model.cells:
-        return _cell_energy(model, cells, i, skip, old), _cell_energy(model, cells, i, skip, new)
-    return _all_pairs_energies(model, x, i, skip, old, new)
+        energy_old = cell_energy(
+            cells.member, cells.coordinate, cells.count, model.labels, model.tables, model.diameters,
+            model.nonadditivity, model.grid, model.lengths, model.coefficients, model.inverse_cutoff2, i, skip,
+            oa, ob, oc,
+        )  # fmt: skip
+        energy_new = cell_energy(
+            cells.member, cells.coordinate, cells.count, model.labels, model.tables, model.diameters,
+            model.nonadditivity, model.grid, model.lengths, model.coefficients, model.inverse_cutoff2, i, skip,
+            na, nb, nc,
+        )  # fmt: skip
+        return energy_old, energy_new
+    return all_pairs_energies(
+        x, model.tables, model.labels[0, i], model.lengths, model.coefficients, model.inverse_cutoff2, i, skip,
+        oa, ob, oc, na, nb, nc,
+    )  # fmt: skip
 
 
 @_compile
@@ -167,8 +187,5 @@ def total_energy(model, x, cells):
     total = 0.0
     for i in range(model.particles):
         at = (x[0, i], x[1, i], x[2, i])
-        if model.cells:
-            total += _cell_energy(model, cells, i, -1, at)
-        else:
-            total += _all_pairs_energies(model, x, i, -1, at, at)[0]
+        total += one_particle_energies(model, x, cells, i, -1, at, at)[0]
     return 0.5 * total
