@@ -1,0 +1,70 @@
+"""Files that are either there in full or not at all: written aside, flushed to the disk, renamed."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from particlegen.settings import RunError
+
+__all__ = ["failures_named", "write_bytes", "write_text", "writing"]
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def failures_named(path: Path) -> Iterator[None]:
+    """Turn the OSErrors of writing `path` into a RunError that names it and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            text = f"no space left while writing {path}; free some space, then resume: what was finished is kept"
+        else:
+            text = f"{path}: cannot be written ({error.strerror or error}); check the folder and its permissions"
+        raise RunError(text) from error
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[Path]:
+    """A file beside `path` to write to; it replaces `path` when the block ends, and is removed when the block fails.
+
+    Its name is always the same and keeps the suffix, so a killed process leaves at most one, which the next
+    attempt overwrites.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written to; `path` is as it was.
+    """
+    path = Path(path)
+    aside = path.with_name(f".partial-{path.name}")
+    with failures_named(path):
+        try:
+            yield aside
+            with aside.open("rb+") as file:
+                os.fsync(file.fileno())
+            aside.replace(path)
+            _flush_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+            raise
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file atomically. Raises RunError as `writing`."""
+    with writing(path) as aside:
+        aside.write_bytes(content)
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Write a UTF-8 text atomically. Raises RunError as `writing`."""
+    write_bytes(path, content.encode("utf-8"))

@@ -1,0 +1,234 @@
+"""Checkpoints and weights: safetensors with JSON, each with a checksum. Nothing here can execute what it reads."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from particlegen.io import atomic
+from particlegen.settings import InputError, RunError
+
+__all__ = ["Checkpoint", "load_checkpoint", "load_weights", "save_checkpoint", "save_weights"]
+
+Tensors = Mapping[str, torch.Tensor]
+
+FORMAT = 1
+LARGEST_TENSORS = 4 * 2**30
+LARGEST_JSON = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """State of a stage, as it was saved.
+
+    Args:
+        step: the step it was saved at.
+        tensors: by name, on the CPU.
+        metadata: the JSON object saved with them.
+        skipped: one sentence for each newer checkpoint that is damaged and was passed over.
+    """
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    metadata: dict[str, Any]
+    skipped: tuple[str, ...] = ()
+
+
+class _Damaged(Exception):
+    """What is wrong with a file, in a few words."""
+
+
+def _packed(tensors: Tensors, header: dict[str, str] | None = None) -> bytes:
+    # Copies, because safetensors refuses tensors that share memory, as tied weights do.
+    own = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(own, header)
+
+
+def _canonical(metadata: Mapping[str, Any]) -> str:
+    return json.dumps(metadata, sort_keys=True)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read(path: Path, largest: int) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > largest:
+            raise _Damaged(f"{size} bytes, more than the {largest} that are allowed")
+        return path.read_bytes()
+    except OSError as error:
+        raise _Damaged(error.strerror or str(error)) from None
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):
+        raise _Damaged("not JSON") from None
+    if not isinstance(parsed, dict):
+        raise _Damaged("not a JSON object")
+    return parsed
+
+
+def _unpacked(content: bytes) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _Damaged(f"not safetensors ({error})") from None
+
+
+def save_checkpoint(
+    directory: str | Path, stage: str, step: int, tensors: Tensors, metadata: Mapping[str, Any], keep: int = 2
+) -> Path:
+    """Save the state of a stage as `STAGE-STEP.safetensors` and, last, `STAGE-STEP.json`, which makes it count.
+
+    Args:
+        directory: where checkpoints lie; made if missing.
+        stage: name of the stage: letters, digits, `_`.
+        step: orders the checkpoints of a stage.
+        tensors: any shapes and types.
+        metadata: JSON values.
+        keep: how many of the newest to keep; older ones are removed once the new one is on the disk.
+
+    Returns:
+        Path of the JSON file.
+
+    Raises:
+        RunError: the disk is full; earlier checkpoints are untouched.
+    """
+    if not stage.replace("_", "").isalnum() or step < 0 or keep < 1:
+        raise ValueError(f"need a plain stage name, step >= 0 and keep >= 1, found {stage!r}, {step}, {keep}")
+    directory = Path(directory)
+    with atomic.failures_named(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    content = _packed(tensors)
+    card = {
+        "format": FORMAT,
+        "stage": stage,
+        "step": step,
+        "tensors_sha256": _sha256(content),
+        "metadata_sha256": _sha256(_canonical(metadata).encode()),
+        "metadata": dict(metadata),
+    }
+    path = directory / f"{stage}-{step:012d}.json"
+    atomic.write_bytes(path.with_suffix(".safetensors"), content)
+    atomic.write_text(path, json.dumps(card, indent=1) + "\n")
+    for old in _found(directory, stage)[keep:]:
+        # The JSON file goes first: without it the tensors do not count.
+        old.unlink(missing_ok=True)
+        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    return path
+
+
+def _found(directory: Path, stage: str) -> list[Path]:
+    """Checkpoints of a stage, newest first."""
+    files = [path for path in directory.glob(f"{stage}-*.json") if path.stem[len(stage) + 1 :].isdigit()]
+    return sorted(files, key=lambda path: int(path.stem[len(stage) + 1 :]), reverse=True)
+
+
+def _checked(path: Path) -> Checkpoint:
+    card = _json_object(_read(path, LARGEST_JSON))
+    content = _read(path.with_suffix(".safetensors"), LARGEST_TENSORS)
+    metadata, step = card.get("metadata"), card.get("step")
+    if card.get("format") != FORMAT or not isinstance(metadata, dict) or not isinstance(step, int):
+        raise _Damaged("not a checkpoint of this version")
+    if _sha256(content) != card.get("tensors_sha256"):
+        raise _Damaged("the tensors do not match their checksum")
+    if _sha256(_canonical(metadata).encode()) != card.get("metadata_sha256") or f"-{step:012d}.json" not in path.name:
+        raise _Damaged("the metadata do not match their checksum")
+    return Checkpoint(step, _unpacked(content), metadata)
+
+
+def load_checkpoint(directory: str | Path, stage: str) -> Checkpoint | None:
+    """The newest checkpoint of a stage that is intact; None when the stage has none.
+
+    Raises:
+        RunError: there are checkpoints, but every one is damaged.
+    """
+    skipped: list[str] = []
+    for path in _found(Path(directory), stage):
+        try:
+            found = _checked(path)
+        except _Damaged as problem:
+            skipped.append(f"{path}: damaged checkpoint: {problem}")
+            continue
+        return Checkpoint(found.step, found.tensors, found.metadata, tuple(skipped))
+    if skipped:
+        raise RunError(f"{'; '.join(skipped)}; none is left: remove them to start stage {stage!r} again")
+    return None
+
+
+def _digest(tensors: Tensors, metadata: str) -> str:
+    """Checksum over names, types, shapes and values, and the metadata, whatever the order in the file."""
+    total = hashlib.sha256(metadata.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def save_weights(path: str | Path, tensors: Tensors, metadata: Mapping[str, Any]) -> None:
+    """Write weights to share: safetensors, and a JSON card of the same name beside it.
+
+    Metadata and checksum stand in the safetensors header too, so the file alone can be checked and used.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: weights end in .safetensors")
+    text = _canonical(metadata)
+    content = _packed(tensors, {"metadata": text, "sha256": _digest(tensors, text)})
+    card = {
+        "format": FORMAT,
+        "weights": path.name,
+        "sha256": _sha256(content),
+        "parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "metadata": dict(metadata),
+    }
+    # The weights come last: their presence says that both are there.
+    atomic.write_text(path.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
+    atomic.write_bytes(path, content)
+
+
+def load_weights(
+    path: str | Path, largest_bytes: int = LARGEST_TENSORS
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights and metadata as `save_weights` wrote them.
+
+    Args:
+        path: the safetensors file; the JSON card is checked against it where it lies beside it.
+        largest_bytes: a larger file is refused before it is read.
+
+    Returns:
+        (tensors by name on the CPU, metadata).
+
+    Raises:
+        InputError: missing, too large, damaged, or not written by `save_weights`.
+    """
+    path = Path(path)
+    try:
+        content = _read(path, largest_bytes)
+        tensors = _unpacked(content)
+        header = _json_object(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+        text = header.get("metadata") if isinstance(header, dict) else None
+        if text is None:
+            raise _Damaged("no metadata of this package in its header")
+        if header.get("sha256") != _digest(tensors, text):
+            raise _Damaged("the content does not match its checksum")
+        card = path.with_suffix(".json")
+        if card.is_file() and _json_object(_read(card, LARGEST_JSON)).get("sha256") != _sha256(content):
+            raise _Damaged(f"its checksum is not the one in {card.name}")
+        return tensors, _json_object(text.encode())
+    except _Damaged as problem:
+        raise InputError(f"{path}: weights cannot be used: {problem}; restore the file or train again") from None
