@@ -23,7 +23,7 @@ __all__ = ["Interrupted", "Job", "StopSignal", "stop_on_signals"]
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to end; what was finished is on disk, and the message says how to go on (exit code 130)."""
+    """A signal asked the run to end; what was finished is on disk; the message says how to go on (exit code 130)."""
 
 
 class StopSignal:

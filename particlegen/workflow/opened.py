@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from particlegen.energy import BuiltSystem, build_system
-from particlegen.estimate import Estimate
-from particlegen.io import export as formats
+from particlegen.estimate import Estimate, normalised_weights, resample
 from particlegen.io.store import RunStore
 from particlegen.settings import InputError
 from particlegen.streams import numpy_stream
@@ -120,16 +119,12 @@ class Run:
         if ensemble == "reference":
             n = self.store.length(ensemble)
             return np.full(n, 1.0 / n)
-        log_weight = self.read(ensemble, "log_weight")
-        weight = np.exp(log_weight - log_weight.max())
-        return weight / weight.sum()
+        return normalised_weights(self.read(ensemble, "log_weight"))
 
     def resampled(self, ensemble: Ensemble, n: int) -> np.ndarray:
         """Indices `(n,)` of frames drawn by weight, systematically; the same for the same run and n."""
-        weight = self.weights(ensemble)
-        offset = numpy_stream(self.workflow.seed, "resample", n).random()
-        drawn = np.searchsorted(np.cumsum(weight), (np.arange(n) + offset) / n)
-        return np.minimum(drawn, len(weight) - 1)
+        log_weight = np.log(self.weights(ensemble)) if ensemble == "reference" else self.read(ensemble, "log_weight")
+        return resample(log_weight, n, numpy_stream(self.workflow.seed, "resample", n))
 
     def free_energy(self) -> dict[str, Estimate]:
         """`excess` and `total` free energy in kT; definitions in the docs.
@@ -160,11 +155,15 @@ class Run:
             resample: draw this many unweighted frames by their weights instead of returning all with weights.
         """
         positions, columns = self._selected(ensemble, resample)
+        from particlegen.io import export as formats
+
         return formats.to_ase(self.built.system, positions, columns, self.elements)
 
     def to_mdtraj(self, ensemble: Ensemble = "generated", resample: int | None = None) -> "mdtraj.Trajectory":
         """Configurations as an MDTraj trajectory, 1 σ as 0.1 nm; arguments as `to_ase`, weights from `weights`."""
         positions, _ = self._selected(ensemble, resample)
+        from particlegen.io import export as formats
+
         return formats.to_mdtraj(self.built.system, positions, self.elements)
 
     @property
@@ -189,6 +188,8 @@ class Run:
         if output.exists():
             raise InputError(f"{output} exists already; choose another name with -o")
         positions, columns = self._selected(ensemble, resample)
+        from particlegen.io import export as formats
+
         return formats.export(output, to, self.built.system, positions, columns, self.elements)
 
     def status(self) -> list[StageStatus]:

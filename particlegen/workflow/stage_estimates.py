@@ -8,6 +8,7 @@ from particlegen import estimate
 from particlegen.estimate import Estimate
 from particlegen.events import Event
 from particlegen.sampling import Equilibration, diagnose
+from particlegen.settings import RunError
 from particlegen.units import energy_unit
 from particlegen.workflow.job import Job
 from particlegen.workflow.observables import observable_curves
@@ -82,7 +83,9 @@ def _reference(job: Job, chains: np.ndarray, equilibration: Equilibration) -> di
         "heat_capacity_per_particle": Estimate(variance.value * scale, variance.stderr * scale, "k_B", method),
         "n_frames": _count(chains.size),
         "r_hat": Estimate(equilibration.r_hat, nan, "", "rank-normalised split R-hat (Vehtari 2021)"),
-        "statistical_inefficiency": Estimate(equilibration.statistical_inefficiency, nan, "frames", "Geyer"),
+        "statistical_inefficiency": Estimate(
+            equilibration.statistical_inefficiency, nan, "frames", "pooled over chains"
+        ),
         "drift": Estimate(
             equilibration.drift, equilibration.drift_stderr, unit, "second minus first half, total energy"
         ),
@@ -94,6 +97,8 @@ def _generated(job: Job) -> tuple[dict[str, Estimate], dict[str, Estimate], dict
     store, system, beta = job.store, job.built.system, job.built.state.beta
     n, unit, settings = system.n_particles, energy_unit(system.units), job.workflow.estimates
     log_w, energy = store.read("generated", "log_weight"), store.read("generated", "energy")
+    if not np.isfinite(log_w).any():
+        raise RunError("estimates: no sample has any weight, the flow misses the system entirely; train it longer")
     log_q_error = store.read("generated", "log_q_error")
     reference = store.read("reference", "energy")
     rule = "ipl" if job.built.potential.name.startswith("ipl") else "gaussian"
@@ -103,8 +108,8 @@ def _generated(job: Job) -> tuple[dict[str, Estimate], dict[str, Estimate], dict
     generated = {
         "n_samples": _count(len(log_w)),
         "discard_fraction": Estimate(discard, (discard * (1 - discard) / len(energy)) ** 0.5, "", f"rule: {rule}"),
-        "ess_per_sample": _estimate(estimate.ess_per_sample(log_w), "", "(sum w)^2 / (n sum w^2)"),
-        "pareto_k": _estimate(estimate.pareto_k(log_w), "", "Pareto smoothed importance sampling"),
+        "ess_per_sample": Estimate(estimate.ess_per_sample(log_w), nan, "", "(sum w)^2 / (n sum w^2)"),
+        "pareto_k": Estimate(estimate.pareto_k(log_w), nan, "", "Pareto smoothed importance sampling"),
         "log_q_error": Estimate(float(np.median(log_q_error)), nan, "", "median |error of log q|"),
         "median_energy_per_particle": Estimate(float(np.median(raw)) if len(raw) else nan, nan, unit, "raw samples"),
     }
@@ -113,24 +118,19 @@ def _generated(job: Job) -> tuple[dict[str, Estimate], dict[str, Estimate], dict
         log_w_reference = -beta * held_out.tensors["energy"].numpy() - held_out.tensors["log_q"].numpy()
         count = len(log_w_reference)
         method = f"{count} held-out reference frames"
-        generated["forward_ess"] = _estimate(estimate.forward_ess(log_w_reference), "", method)
+        generated["forward_ess"] = Estimate(estimate.forward_ess(log_w_reference), nan, "", method)
     reweighted = {}
     if "energy" in settings.observables:
-        mean = estimate.reweighted_mean(log_w, np.where(np.isfinite(log_w), energy, 0.0))
+        mean = estimate.reweighted_mean(log_w, energy)
         reweighted["energy_per_particle"] = Estimate(mean.value / n, mean.stderr / n, unit, mean.method)
     if "heat_capacity" in settings.observables:
-        capacity = estimate.reweighted_heat_capacity(log_w, np.where(np.isfinite(log_w), energy, 0.0), beta, n)
-        reweighted["heat_capacity_per_particle"] = Estimate(capacity.value, capacity.stderr, "k_B", capacity.method)
+        reweighted["heat_capacity_per_particle"] = estimate.reweighted_heat_capacity(log_w, energy, beta, n)
     free_energy = {}
     if settings.free_energy:
         excess = estimate.free_energy_excess(log_w, system.log_uniform_density)
         free_energy["excess"] = excess
         free_energy["total"] = estimate.free_energy_total(excess, system.torus.volume, system.composition)
     return generated, reweighted, free_energy
-
-
-def _estimate(found: Estimate | float, unit: str, method: str) -> Estimate:
-    return found if isinstance(found, Estimate) else Estimate(float(found), float("nan"), unit, method)
 
 
 def _logical_calls(job: Job) -> dict[str, Estimate]:

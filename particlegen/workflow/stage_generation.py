@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from particlegen.energy import EnergyProvider
+from particlegen.estimate import log_weights
 from particlegen.events import Event
 from particlegen.flow import FlowSamples, ODEFlow
 from particlegen.settings import RunError
@@ -62,13 +63,12 @@ def _scored(samples: FlowSamples, provider: EnergyProvider, beta: float) -> dict
     """Arrays of one segment; a sample whose energy failed has log weight −∞, so it counts and weighs nothing."""
     result = provider.evaluate(samples.positions.to(provider.device, torch.float64))
     energy, log_q = result.energy.cpu().numpy(), samples.log_q.cpu().double().numpy()
-    log_weight = np.where(result.ok.cpu().numpy() & np.isfinite(log_q), -beta * energy - log_q, -np.inf)
     return {
         "position": samples.positions.cpu().double().numpy(),
         "energy": energy,
         "log_q": log_q,
         "log_q_error": samples.log_q_error.cpu().double().numpy(),
-        "log_weight": log_weight,
+        "log_weight": log_weights(log_q, energy, beta),
     }
 
 
