@@ -6,12 +6,48 @@ from particlegen.estimate.convergence import (
     split_r_hat,
     statistical_inefficiency,
 )
+from particlegen.estimate.free_energy import (
+    FreeEnergies,
+    FreeEnergyResult,
+    bar,
+    free_energy_excess,
+    free_energy_total,
+    mbar,
+)
 from particlegen.estimate.result import Estimate
+from particlegen.estimate.weights import (
+    bootstrap_stderr,
+    discard_fraction,
+    ess_per_sample,
+    forward_ess,
+    log_weights,
+    normalised_weights,
+    pareto_k,
+    resample,
+    reweighted_heat_capacity,
+    reweighted_mean,
+)
 
 __all__ = [
     "Estimate",
+    "FreeEnergies",
+    "FreeEnergyResult",
+    "bar",
+    "bootstrap_stderr",
+    "discard_fraction",
     "effective_sample_size",
+    "ess_per_sample",
+    "forward_ess",
+    "free_energy_excess",
+    "free_energy_total",
+    "log_weights",
+    "mbar",
     "mean_with_correlation",
+    "normalised_weights",
+    "pareto_k",
+    "resample",
+    "reweighted_heat_capacity",
+    "reweighted_mean",
     "split_r_hat",
     "statistical_inefficiency",
 ]
