@@ -11,7 +11,15 @@ from numba import njit
 
 from particlegen.sampling.acceptance import accepts, exchange_log_ratio, move_log_ratio
 from particlegen.sampling.generator import uniform, uniform_index
-from particlegen.sampling.pairs import all_pairs_energies, build_cells, cell_energy, move_in_cells, one_particle_energies, total_energy
+from particlegen.sampling.pairs import (
+    NONE,
+    build_cells,
+    cell_energies,
+    move_in_cells,
+    pair_energies,
+    particle_energies,
+    total_energy,
+)
 
 __all__ = ["COUNTERS", "advance", "full_energies"]
 
@@ -43,8 +51,8 @@ def _swap(model, x, cells, beta, stream, counters):
         i = uniform_index(stream, model.particles)
         j = uniform_index(stream, model.particles)
     at_i, at_j = (x[0, i], x[1, i], x[2, i]), (x[0, j], x[1, j], x[2, j])
-    old_i, new_i = one_particle_energies(model, x, cells, i, j, at_i, at_j)
-    old_j, new_j = one_particle_energies(model, x, cells, j, i, at_j, at_i)
+    old_i, new_i = particle_energies(model, x, cells, i, j, at_i, at_j)
+    old_j, new_j = particle_energies(model, x, cells, j, i, at_j, at_i)
     change = (new_i - old_i) + (new_j - old_j)
     counters[2] += 1
     if not accepts(move_log_ratio(beta, change), stream):
@@ -53,11 +61,14 @@ def _swap(model, x, cells, beta, stream, counters):
     for axis in range(3):
         x[axis, i], x[axis, j] = at_j[axis], at_i[axis]
     if model.cells:
-        # The two trade places in the list; the slots and their coordinates stay.
+        # The two trade slots; the positions stay where they are.
         for k in range(2):
             cells.place[k, i], cells.place[k, j] = cells.place[k, j], cells.place[k, i]
-        cells.member[cells.place[0, i], cells.place[1, i]] = i
-        cells.member[cells.place[0, j], cells.place[1, j]] = j
+        for k in (i, j):
+            cell, slot = cells.place[0, k], cells.place[1, k]
+            cells.member[cell, slot], cells.column[cell, slot] = k, model.labels[0, k]
+            if model.nonadditivity >= 0.0:
+                cells.coordinate[cell, model.dim, slot] = model.diameters[k]
     return change
 
 
@@ -71,7 +82,7 @@ def _trials(model, x, cells, energy, beta, step, swap_fraction, trials, stream, 
     labels, tables, diameters, eta = model.labels, model.tables, model.diameters, model.nonadditivity
     lengths, coefficients, inverse_cutoff2 = model.lengths, model.coefficients, model.inverse_cutoff2
     particles, dim, radius2, grid, use_cells = model.particles, model.dim, model.radius2, model.grid, model.cells
-    count, member, coordinate = cells.count, cells.member, cells.coordinate
+    count, member, column, coordinate, place = cells.count, cells.member, cells.column, cells.coordinate, cells.place
     la, lb, lc = lengths
     displacements, accepted = 0, 0
     done = 0
@@ -90,23 +101,21 @@ def _trials(model, x, cells, energy, beta, step, swap_fraction, trials, stream, 
             continue
         a, b, c = _wrapped(a, la), _wrapped(b, lb), _wrapped(c, lc)
         if use_cells:
-            old = cell_energy(
-                member, coordinate, count, labels, tables, diameters, eta, grid, lengths, coefficients,
-                inverse_cutoff2, i, -1, oa, ob, oc,
-            )  # fmt: skip
-            new = cell_energy(
-                member, coordinate, count, labels, tables, diameters, eta, grid, lengths, coefficients,
-                inverse_cutoff2, i, -1, a, b, c,
+            old, new = cell_energies(
+                count, column, coordinate, place, labels, tables, diameters, eta, grid, dim, lengths, coefficients,
+                inverse_cutoff2, i, NONE, oa, ob, oc, a, b, c,
             )  # fmt: skip
         else:
-            old, new = all_pairs_energies(
-                x, tables, labels[0, i], lengths, coefficients, inverse_cutoff2, i, -1, oa, ob, oc, a, b, c
+            old, new = pair_energies(
+                x, tables, labels[0, i], lengths, coefficients, inverse_cutoff2, i, NONE, oa, ob, oc, a, b, c
             )
         if accepts(move_log_ratio(beta, new - old), stream):
             accepted += 1
             energy += new - old
             x[0, i], x[1, i], x[2, i] = a, b, c
-            if use_cells and not move_in_cells(model, cells, i, a, b, c):
+            if use_cells and not move_in_cells(
+                grid, lengths, dim, count, member, column, coordinate, place, i, a, b, c
+            ):
                 break
     counters[0] += displacements
     counters[1] += accepted

@@ -11,15 +11,7 @@ from numba import njit
 from particlegen.energy.formulas import even_power_energy, nonadditive_sigma
 from particlegen.sampling.model import FAR, LANES
 
-__all__ = [
-    "Cells",
-    "all_pairs_energies",
-    "build_cells",
-    "cell_energy",
-    "move_in_cells",
-    "one_particle_energies",
-    "total_energy",
-]
+__all__ = ["NONE", "Cells", "build_cells", "cell_energies", "move_in_cells", "pair_energies", "particle_energies", "total_energy"]
 
 # Sums may be reordered (vector registers); NaN and infinity keep their meaning, since overlaps produce them.
 _FAST = {"reassoc", "nsz", "contract", "arcp"}
@@ -29,18 +21,24 @@ _pair_energy = _compile(even_power_energy)
 _pair_sigma = _compile(nonadditive_sigma)
 
 
+NONE = np.int64(-1)
+"""No particle to leave out; typed, so that kernels compile once."""
+
+
 class Cells(NamedTuple):
-    """A cell list with a copy of the coordinates, so that a cell's particles lie side by side in memory.
+    """A cell list with a copy of what energies need, so that a cell's particles lie side by side in memory.
 
     Args:
         count: `(cell,)` particles in each cell.
-        member: `(cell, slot)` particle index, −1 in empty slots.
-        coordinate: `(cell, 3, slot)`, `FAR` in empty slots.
+        member: `(cell, slot)` particle index.
+        column: `(cell, slot)` each particle's column in the model's tables, a byte each.
+        coordinate: `(cell, row, slot)`, `FAR` in empty slots; a row per dimension, and one for diameters if they vary.
         place: `(2, N)` cell and slot of each particle.
     """
 
     count: np.ndarray
     member: np.ndarray
+    column: np.ndarray
     coordinate: np.ndarray
     place: np.ndarray
 
@@ -51,9 +49,9 @@ def _axis_cell(value, length, n):
 
 
 @_compile
-def _cell_index(model, a, b, c):
-    ga, gb, gc = model.grid
-    la, lb, lc = model.lengths
+def _cell_index(grid, lengths, a, b, c):
+    ga, gb, gc = grid
+    la, lb, lc = lengths
     return (_axis_cell(a, la, ga) * gb + _axis_cell(b, lb, gb)) * gc + _axis_cell(c, lc, gc)
 
 
@@ -65,47 +63,57 @@ def build_cells(model, x):
     count, place = np.zeros(n_cells, np.int64), np.zeros((2, n), np.int64)
     most = 0
     for i in range(n):
-        cell = _cell_index(model, x[0, i], x[1, i], x[2, i])
+        cell = _cell_index(model.grid, model.lengths, x[0, i], x[1, i], x[2, i])
         place[0, i], place[1, i] = cell, count[cell]
         count[cell] += 1
         most = max(most, count[cell])
     capacity = (most // LANES + 1) * LANES
-    member = np.full((n_cells, capacity), -1, np.int64)
-    coordinate = np.full((n_cells, 3, capacity), FAR)
+    dim, polydisperse = model.dim, model.nonadditivity >= 0.0
+    member = np.zeros((n_cells, capacity), np.int64)
+    column = np.zeros((n_cells, capacity), np.uint8)
+    coordinate = np.full((n_cells, dim + 1 if polydisperse else dim, capacity), FAR)
     for i in range(n):
         cell, slot = place[0, i], place[1, i]
-        member[cell, slot] = i
-        for axis in range(3):
+        member[cell, slot], column[cell, slot] = i, model.labels[0, i]
+        for axis in range(dim):
             coordinate[cell, axis, slot] = x[axis, i]
-    return Cells(count, member, coordinate, place)
+        if polydisperse:
+            coordinate[cell, dim, slot] = model.diameters[i]
+    return Cells(count, member, column, coordinate, place)
 
 
 @_compile
-def move_in_cells(model, cells, i, a, b, c):
+def move_in_cells(grid, lengths, dim, count, member, column, coordinate, place, i, a, b, c):
     """Particle i is at (a, b, c) now: O(1). False when its cell was full, and the list has to be built again."""
-    old, slot, new = cells.place[0, i], cells.place[1, i], _cell_index(model, a, b, c)
+    old, slot, new = place[0, i], place[1, i], _cell_index(grid, lengths, a, b, c)
     if old != new:
-        if cells.count[new] == cells.member.shape[1]:
+        fresh, last = count[new], count[old] - 1
+        if fresh == member.shape[1]:
             return False
-        last = cells.count[old] - 1
-        mover = cells.member[old, last]
-        cells.member[old, slot] = mover
-        cells.place[1, mover] = slot
-        for axis in range(3):
-            cells.coordinate[old, axis, slot] = cells.coordinate[old, axis, last]
-            cells.coordinate[old, axis, last] = FAR
-        cells.member[old, last] = -1
-        cells.count[old] = last
-        slot = cells.count[new]
-        cells.member[new, slot] = i
-        cells.place[0, i], cells.place[1, i] = new, slot
-        cells.count[new] += 1
-    cells.coordinate[new, 0, slot], cells.coordinate[new, 1, slot], cells.coordinate[new, 2, slot] = a, b, c
+        mover = member[old, last]
+        member[new, fresh], column[new, fresh] = i, column[old, slot]
+        member[old, slot], column[old, slot] = mover, column[old, last]
+        for row in range(coordinate.shape[1]):
+            coordinate[new, row, fresh] = coordinate[old, row, slot]
+            coordinate[old, row, slot] = coordinate[old, row, last]
+            coordinate[old, row, last] = FAR
+        place[1, mover] = slot
+        place[0, i], place[1, i] = new, fresh
+        count[old], count[new] = last, fresh + 1
+        slot = fresh
+    coordinate[new, 0, slot] = a
+    if dim > 1:
+        coordinate[new, 1, slot] = b
+    if dim > 2:
+        coordinate[new, 2, slot] = c
     return True
 
 
 @_compile
-def all_pairs_energies(x, tables, row, lengths, coefficients, inverse_cutoff2, i, skip, oa, ob, oc, na, nb, nc):
+def pair_energies(
+    x, tables, row, lengths, coefficients, inverse_cutoff2, i, skip, oa, ob, oc, na, nb, nc
+):
+    """Energies at (oa, ob, oc) and at (na, nb, nc) with all particles of `x` `(3, width)` but i and `skip`."""
     c12, c6, c0, c2, c4 = coefficients
     la, lb, lc = lengths
     energy_old, energy_new = 0.0, 0.0
@@ -125,57 +133,78 @@ def all_pairs_energies(x, tables, row, lengths, coefficients, inverse_cutoff2, i
 
 
 @_compile
-def cell_energy(
-    member, coordinate, count, labels, tables, diameters, eta, grid, lengths, coefficients, inverse_cutoff2, i, skip,
-    pa, pb, pc,
+def _energies_around(
+    cell, count, column, coordinate, place, labels, tables, diameters, eta, grid, dim, lengths, coefficients,
+    inverse_cutoff2, i, skip, oa, ob, oc, na, nb, nc,
 ):  # fmt: skip
     c12, c6, c0, c2, c4 = coefficients
     la, lb, lc = lengths
     ga, gb, gc = grid
-    ka, kb, kc = _axis_cell(pa, la, ga), _axis_cell(pb, lb, gb), _axis_cell(pc, lc, gc)
-    row = labels[0, i]
-    energy_sum = 0.0
+    ka, kb, kc = cell // (gb * gc), cell // gc % gb, cell % gc
+    # Rows that a lower dimension or a species table lacks point at row 0 and count for nothing.
+    row_b, row_c, row_d = min(1, dim - 1), dim - 1, min(dim, coordinate.shape[1] - 1)
+    has_b, has_c = 1.0 if dim > 1 else 0.0, 1.0 if dim > 2 else 0.0
+    table = eta < 0.0
+    row, own, home, home_slot = labels[0, i], diameters[i], place[0, i], place[1, i]
+    skip_cell, skip_slot = (place[0, skip], place[1, skip]) if skip >= 0 else (-1, -1)
+    energy_old, energy_new = 0.0, 0.0
     for da in range(-1, 2):
         for db in range(-1 if gb > 1 else 0, 2 if gb > 1 else 1):
             for dc in range(-1 if gc > 1 else 0, 2 if gc > 1 else 1):
-                cell = (((ka + da + ga) % ga) * gb + (kb + db + gb) % gb) * gc + (kc + dc + gc) % gc
+                near = (((ka + da + ga) % ga) * gb + (kb + db + gb) % gb) * gc + (kc + dc + gc) % gc
+                left_out = home_slot if near == home else -1
+                left_out_too = skip_slot if near == skip_cell else -1
                 # Empty slots up to a full vector register are cheaper to compute (and discard) than to branch around.
-                for slot in range((count[cell] + LANES - 1) // LANES * LANES):
-                    j = member[cell, slot]
-                    a, b = abs(coordinate[cell, 0, slot] - pa), abs(coordinate[cell, 1, slot] - pb)
-                    c = abs(coordinate[cell, 2, slot] - pc)
-                    a, b = (a if a < la - a else la - a), (b if b < lb - b else lb - b)
-                    c = c if c < lc - c else lc - c
-                    k = max(j, 0)
-                    column = labels[0, k]
-                    sigma2 = tables[0, row, column]
-                    if eta >= 0.0:
-                        sigma = _pair_sigma(diameters[i], diameters[k], eta)
-                        sigma2 = sigma * sigma
+                for slot in range((count[near] + LANES - 1) // LANES * LANES):
+                    counted = slot != left_out and slot != left_out_too
+                    xa, xb, xc = coordinate[near, 0, slot], coordinate[near, row_b, slot], coordinate[near, row_c, slot]
+                    sigma = _pair_sigma(own, coordinate[near, row_d, slot], eta)
+                    sigma2 = tables[0, row, column[near, slot]] if table else sigma * sigma
+                    epsilon = tables[1, row, column[near, slot]]
+                    a, b, c = abs(xa - oa), has_b * abs(xb - ob), has_c * abs(xc - oc)
+                    a, b, c = (a if a < la - a else la - a), (b if b < lb - b else lb - b), (c if c < lc - c else lc - c)
                     s2 = sigma2 / (a * a + b * b + c * c)
-                    energy = _pair_energy(s2, tables[1, row, column], c12, c6, c0, c2, c4)
-                    energy_sum += energy if j != i and j != skip and s2 > inverse_cutoff2 else 0.0
-    return energy_sum
+                    energy = _pair_energy(s2, epsilon, c12, c6, c0, c2, c4)
+                    energy_old += energy if counted and s2 > inverse_cutoff2 else 0.0
+                    a, b, c = abs(xa - na), has_b * abs(xb - nb), has_c * abs(xc - nc)
+                    a, b, c = (a if a < la - a else la - a), (b if b < lb - b else lb - b), (c if c < lc - c else lc - c)
+                    s2 = sigma2 / (a * a + b * b + c * c)
+                    energy = _pair_energy(s2, epsilon, c12, c6, c0, c2, c4)
+                    energy_new += energy if counted and s2 > inverse_cutoff2 else 0.0
+    return energy_old, energy_new
 
 
 @_compile
-def one_particle_energies(model, x, cells, i, skip, old, new):
+def cell_energies(
+    count, column, coordinate, place, labels, tables, diameters, eta, grid, dim, lengths, coefficients,
+    inverse_cutoff2, i, skip, oa, ob, oc, na, nb, nc,
+):  # fmt: skip
+    """As `pair_energies`, with the particles of the cells around the two positions."""
+    old, new = _cell_index(grid, lengths, oa, ob, oc), _cell_index(grid, lengths, na, nb, nc)
+    energy_old, energy_new = _energies_around(
+        old, count, column, coordinate, place, labels, tables, diameters, eta, grid, dim, lengths, coefficients,
+        inverse_cutoff2, i, skip, oa, ob, oc, na, nb, nc,
+    )  # fmt: skip
+    if new != old:
+        energy_new = _energies_around(
+            new, count, column, coordinate, place, labels, tables, diameters, eta, grid, dim, lengths, coefficients,
+            inverse_cutoff2, i, skip, oa, ob, oc, na, nb, nc,
+        )[1]  # fmt: skip
+    return energy_old, energy_new
+
+
+@_compile
+def particle_energies(model, x, cells, i, skip, old, new):
     """Energy of particle i at `old` and at `new` (tuples of three) with all others but `skip` (−1 for none)."""
     oa, ob, oc = old
     na, nb, nc = new
     if model.cells:
-        energy_old = cell_energy(
-            cells.member, cells.coordinate, cells.count, model.labels, model.tables, model.diameters,
-            model.nonadditivity, model.grid, model.lengths, model.coefficients, model.inverse_cutoff2, i, skip,
-            oa, ob, oc,
+        return cell_energies(
+            cells.count, cells.column, cells.coordinate, cells.place, model.labels, model.tables, model.diameters,
+            model.nonadditivity, model.grid, model.dim, model.lengths, model.coefficients, model.inverse_cutoff2,
+            i, skip, oa, ob, oc, na, nb, nc,
         )  # fmt: skip
-        energy_new = cell_energy(
-            cells.member, cells.coordinate, cells.count, model.labels, model.tables, model.diameters,
-            model.nonadditivity, model.grid, model.lengths, model.coefficients, model.inverse_cutoff2, i, skip,
-            na, nb, nc,
-        )  # fmt: skip
-        return energy_old, energy_new
-    return all_pairs_energies(
+    return pair_energies(
         x, model.tables, model.labels[0, i], model.lengths, model.coefficients, model.inverse_cutoff2, i, skip,
         oa, ob, oc, na, nb, nc,
     )  # fmt: skip
@@ -187,5 +216,5 @@ def total_energy(model, x, cells):
     total = 0.0
     for i in range(model.particles):
         at = (x[0, i], x[1, i], x[2, i])
-        total += one_particle_energies(model, x, cells, i, -1, at, at)[0]
+        total += particle_energies(model, x, cells, i, NONE, at, at)[0]
     return 0.5 * total
