@@ -14,6 +14,7 @@ from particlegen.estimate.free_energy import (
     free_energy_total,
     mbar,
 )
+from particlegen.estimate.observables import Curve, EnergyHistograms, energy_histogram, rdf, structure_factor
 from particlegen.estimate.result import Estimate
 from particlegen.estimate.weights import (
     bootstrap_stderr,
@@ -29,6 +30,8 @@ from particlegen.estimate.weights import (
 )
 
 __all__ = [
+    "Curve",
+    "EnergyHistograms",
     "Estimate",
     "FreeEnergies",
     "FreeEnergyResult",
@@ -36,6 +39,7 @@ __all__ = [
     "bootstrap_stderr",
     "discard_fraction",
     "effective_sample_size",
+    "energy_histogram",
     "ess_per_sample",
     "forward_ess",
     "free_energy_excess",
@@ -45,9 +49,11 @@ __all__ = [
     "mean_with_correlation",
     "normalised_weights",
     "pareto_k",
+    "rdf",
     "resample",
     "reweighted_heat_capacity",
     "reweighted_mean",
     "split_r_hat",
     "statistical_inefficiency",
+    "structure_factor",
 ]
