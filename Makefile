@@ -11,7 +11,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 .PHONY: demo test venv format docs clean
 
 demo: $(VENV)/.installed
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/particlegen run workflows/quickstart.yaml
+	@# Exit code 4 is an honest answer: finished, but a stated criterion was missed on this machine in this time.
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/particlegen run workflows/quickstart.yaml || test $$? -eq 4
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .

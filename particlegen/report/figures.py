@@ -13,6 +13,8 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
+from particlegen.estimate import energy_histogram
+
 __all__ = [
     "COLOURS",
     "as_image",
@@ -108,27 +110,16 @@ def configurations(
     return figure
 
 
-def _histogram(axis: Axes, values: np.ndarray, edges: np.ndarray, kind: str, weights: np.ndarray | None = None) -> None:
-    density, _ = np.histogram(values, edges, weights=weights)
-    total = len(values) if weights is None else weights.sum()
-    density = density / (total * np.diff(edges))
-    filled = kind == "reference"
-    axis.stairs(density, edges, fill=filled, color=COLOURS[kind], alpha=0.25 if filled else 1.0, lw=1.6, label=kind)
-
-
 @_styled
 def energies(reference: np.ndarray, generated: np.ndarray, log_weight: np.ndarray, n: int, unit: str) -> Figure:
     """Energy per particle: reference, raw and reweighted, over the range that the reference visits."""
     figure, (axis,) = _figure()
-    low, high = reference.min() / n, reference.max() / n
-    margin = 0.25 * (high - low) or max(0.1, abs(high))
-    edges = np.linspace(low - margin, high + margin, 45)
-    weight = np.exp(log_weight - np.nanmax(log_weight))
-    good = np.isfinite(generated) & np.isfinite(weight)
-    _histogram(axis, reference / n, edges, "reference")
-    _histogram(axis, generated[good] / n, edges, "raw")
-    _histogram(axis, generated[good] / n, edges, "reweighted", weight[good])
-    beyond = np.mean(~((generated / n >= edges[0]) & (generated / n <= edges[-1])))
+    shown = energy_histogram(generated / n, log_weight, reference / n, bins=45)
+    for kind in ("reference", "raw", "reweighted"):
+        filled = kind == "reference"
+        style = {"fill": filled, "alpha": 0.25 if filled else 1.0, "lw": 1.6}
+        axis.stairs(shown.curves[kind].value, shown.edges, color=COLOURS[kind], label=kind, **style)
+    beyond = shown.outside["raw"]
     note = f"  ({beyond:.1%} of raw samples lie beyond)" if beyond > 0.001 else ""
     axis.set(xlabel=f"energy per particle ({unit})", ylabel="density", title=f"Energies{note}")
     axis.legend(loc="upper right")
