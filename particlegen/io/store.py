@@ -238,13 +238,16 @@ class RunStore:
         """
         parts = self._parts(ensemble)
         if any(part.group for part in parts):
-            with atomic.writing(self.file) as aside, aside.open("w+b") as raw:
-                with h5py.File(raw, "w", libver="latest") as file:
-                    # HDF5 accepts only an empty file to begin with, so the reservation comes second.
-                    _reserve(raw, self._size_of(parts))
-                    _describe(file)
-                    self._keep_others(file, ensemble)
-                    self._write_ensemble(file, ensemble, parts, system)
+            with (
+                atomic.writing(self.file) as aside,
+                aside.open("w+b") as raw,
+                h5py.File(raw, "w", libver="latest") as file,
+            ):
+                # HDF5 accepts only an empty file to begin with, so the reservation comes after it is open.
+                _reserve(raw, self._size_of(parts))
+                _describe(file)
+                self._keep_others(file, ensemble)
+                self._write_ensemble(file, ensemble, parts, system)
         # Also what a killed process left behind after the new file was in place.
         chunks, _ = self._consolidated(ensemble)
         folder = self._segment_folder(ensemble)
