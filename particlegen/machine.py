@@ -11,8 +11,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> bool:
     """Ask the C library to reuse large freed blocks instead of returning them to the system; True where it agreed.
 
-    Training allocates and frees the same tensors of several MB at every step. glibc maps each anew and the kernel clears
-    its pages, which costs about a third of a step on a CPU; elsewhere this does nothing.
+    Training allocates and frees the same tensors of several MB at every step. glibc maps each anew and the kernel
+    clears its pages, which costs about a third of a step on a CPU; elsewhere this does nothing.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,7 +1,7 @@
 """One training loop for every network: Adam with warm-up and cosine decay, clipping, running average, validation.
 
-The loop is a generator that yields its progress; whoever runs it decides when to store `Trainer.state()`. Every step draws
-its random numbers from a stream of its own, so a resumed run repeats the uninterrupted one to the byte.
+The loop is a generator that yields its progress; whoever runs it decides when to store `Trainer.state()`. Every step
+draws its random numbers from a stream of its own, so a resumed run repeats the uninterrupted one to the byte.
 """
 
 import copy
@@ -9,11 +9,12 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from particlegen.settings import RunError, Section
 from particlegen.streams import torch_stream
@@ -69,7 +70,7 @@ class TrainingSettings(Section):
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """State of the loop after `step` steps; losses are means since the last report, `validation_loss` of the average."""
+    """State of the loop after `step` steps: `loss` is a mean since the last report, `validation_loss` the average's."""
 
     step: int
     total_steps: int
@@ -88,7 +89,7 @@ class Trainer:
         loss: see `Loss`.
         settings: the workflow's `training` section.
         seed: the workflow's seed.
-        data: `(frames, particle, dim)` float64 on the CPU; `settings.validation` of them (at most a fifth) are set aside.
+        data: `(frames, particle, dim)` float64 on the CPU; `settings.validation` of them, at most 1/5, are set aside.
 
     Raises:
         RunError: the loss stays non-finite, or the step cannot be compiled.
@@ -104,7 +105,7 @@ class Trainer:
         self.optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
         self.average = copy.deepcopy(network).requires_grad_(False)
         self.best = copy.deepcopy(self.average.state_dict())
-        self._compiled = torch.compile(network) if settings.compile else network
+        self._compiled = cast(nn.Module, torch.compile(network)) if settings.compile else network
         self.step, self.total_steps = 0, settings.steps or 0
         self.best_loss, self.last_loss, self.since_best = math.inf, math.nan, 0
         self.seconds, self.bad_steps = 0.0, 0
@@ -192,7 +193,7 @@ class Trainer:
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 loss = self.loss(self._compiled, batch, generator)
             loss.backward()
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except TorchDynamoException as error:
             raise RunError(f"the training step cannot be compiled ({error}); set training.compile: false") from error
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
         if not torch.isfinite(norm):
@@ -203,7 +204,8 @@ class Trainer:
         self.optimiser.step()
         keep = min(self.settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - keep)
+            for average, current in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                average.lerp_(current, 1 - keep)
         return loss.item()
 
     def _validate(self) -> None:

@@ -59,9 +59,9 @@ class FlowSamples:
 class ODEFlow:
     """dx/dt = v(t, x) from t = 0 (uniform) to t = 1, and d log q/dt = −div v along it (Chen et al. 2018, eq. 8).
 
-    The error of log q is estimated from the solver: with `rk4` the difference from a pass with half the steps divided by
-    15 (Richardson's extrapolation of the fourth order), with `dopri5` the accumulated embedded error; with `hutchinson`
-    the standard error over probes is added in quadrature.
+    The error of log q is estimated from the solver: with `rk4` the difference from a pass with half the steps divided
+    by 15 (Richardson's extrapolation of the fourth order), with `dopri5` the accumulated embedded error; with
+    `hutchinson` the standard error over probes is added in quadrature.
 
     Args:
         network: velocity field; its parameters' dtype and device are used inside, positions and log q stay float64.
@@ -81,7 +81,7 @@ class ODEFlow:
     def log_prob(
         self, x: Positions, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, " sample"], Float[Tensor, " sample"]]:
-        """log q of given configurations `(n, N, dim)` by the inverse flow, and an estimate of its error, both `(n,)`."""
+        """log q of given configurations `(n, N, dim)` by the inverse flow, and an estimate of its error."""
         generator = generator or torch.Generator(device=x.device).manual_seed(0)
         _, integral, error = self._integrate(x.double(), 1.0, 0.0, generator)
         return self.system.log_uniform_density + integral, error
@@ -121,7 +121,7 @@ class ODEFlow:
         return ends, mean - (end - start) * variance / 2, torch.sqrt(error**2 + variance)
 
     def _field(self, probes: Tensor | None) -> Field:
-        dtype = next(self.network.parameters()).dtype  # type: ignore[attr-defined]
+        dtype = next(iter(self.network.parameters())).dtype
 
         def field(t: Tensor, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             t, y = t.to(dtype), x.to(dtype)
@@ -130,10 +130,10 @@ class ODEFlow:
                 return v.double(), divergence.double()[:, None]
             z = probes[rows].to(dtype).transpose(0, 1)
 
-            def along(tangent: Tensor) -> tuple[Tensor, Tensor]:
+            def along(tangent: Tensor) -> tuple[Tensor, ...]:
                 return torch.func.jvp(lambda q: self.network.forward(t, q), (y,), (tangent,))
 
-            v, slopes = torch.func.vmap(along, out_dims=(None, 0))(z)
+            v, slopes = torch.func.vmap(along, out_dims=(None, 0))(z)  # pyright: ignore[reportArgumentType]
             return v.double(), (slopes * z).sum((2, 3)).double().T
 
         return field

@@ -9,8 +9,8 @@ from torch import Tensor
 __all__ = ["Field", "dormand_prince", "runge_kutta_4"]
 
 Field = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""`field(t (batch,), x (batch, N, dim), rows (batch,))` → velocity `(batch, N, dim)`, divergence `(batch, probes)`, float64.
-`rows` says which trajectories of the whole batch these are."""
+"""`field(t (batch,), x (batch, N, dim), rows (batch,))` → velocity `(batch, N, dim)`, divergence `(batch, probes)`,
+float64; `rows` says which trajectories of the whole batch these are."""
 
 # Dormand & Prince 1980, table 2: stages, fifth-order weights, and their difference from the embedded fourth order
 _STAGES = (

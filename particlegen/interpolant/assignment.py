@@ -10,7 +10,7 @@ __all__ = ["couple"]
 
 @numba.njit(cache=True, nogil=True)
 def _assign(cost, columns):
-    """Optimal assignment by shortest augmenting paths (Jonker & Volgenant 1987); fills `columns` and returns the cost."""
+    """Fill `columns` with the optimal assignment, return its cost; shortest paths (Jonker & Volgenant 1987)."""
     n = cost.shape[0]
     u, v = np.zeros(n + 1), np.zeros(n + 1)
     match, way = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
@@ -139,8 +139,8 @@ def couple(
         rounds: alternations of assignment and mean displacement; 0 keeps the starting translations.
 
     Returns:
-        `(batch, N, dim)` images of `x1` in the box: particle i is the partner of particle i of `x0`. Exact over permutations;
-        over translations a local minimum from the given starts. O(batch · g · starts · rounds · N³).
+        `(batch, N, dim)` images of `x1` in the box: particle i is the partner of particle i of `x0`. Exact over
+        permutations; over translations a local minimum from the given starts. O(batch · g · starts · rounds · N³).
     """
     starts = np.concatenate([[0], np.cumsum(np.bincount(species))]).astype(np.int64)
     if list(species) != sorted(species):

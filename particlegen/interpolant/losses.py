@@ -40,8 +40,8 @@ class InterpolantSettings(Section):
 
 def geodesic_interpolant(
     torus: FlatTorus, x0: Positions, x1: Positions, t: Float[Tensor, " batch"]
-) -> tuple[Tensor, Tensor]:
-    """x_t = exp_{x0}(t log_{x0} x1) and its velocity log_{x0} x1, each `(batch, particle, dim)` (Chen & Lipman 2024, eq. 14)."""
+) -> tuple[Positions, Positions]:
+    """x_t = exp_{x0}(t log_{x0} x1) and its velocity log_{x0} x1 (Chen & Lipman 2024, eq. 14)."""
     velocity = torus.displacement(x0, x1)
     return torus.shift(x0, t[:, None, None] * velocity), velocity
 
@@ -49,9 +49,9 @@ def geodesic_interpolant(
 class Coupling:
     """Pairs base and data configurations, leaving both marginals as they are.
 
-    The data configuration is replaced by its image, under the chosen symmetries of the Boltzmann law, nearest to the base
-    configuration; then one random element of the same symmetries acts on both. The base is untouched up to that element,
-    under which it is invariant, so it stays uniform; the data marginal is averaged over the symmetries.
+    The data configuration is replaced by its image, under the chosen symmetries of the Boltzmann law, nearest to the
+    base configuration; then one random element of the same symmetries acts on both. The base is untouched up to that
+    element, under which it is invariant, so it stays uniform; the data marginal is averaged over the symmetries.
     """
 
     def __init__(self, system: ParticleSystem, settings: InterpolantSettings):
@@ -96,7 +96,7 @@ class InterpolantLoss:
         self.noise = NOISE_SCHEDULES[settings.noise]
 
     def pairs(self, data: Positions, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Times `(batch,)`, points on the path and target velocities `(batch, N, dim)` in float64 for a batch of data."""
+        """Times `(batch,)`, points on the path and target velocities `(batch, N, dim)`, float64, for some data."""
         batch, n, _ = data.shape
         x0, x1 = self.coupling(self.torus.uniform((batch, n), generator), data, generator)
         t = draw_times(batch, self.settings.late_times, generator).double()
@@ -109,7 +109,7 @@ class InterpolantLoss:
         return t, x, velocity
 
     def __call__(self, network: nn.Module, data: Positions, generator: torch.Generator) -> Tensor:
-        """The loss of one batch of data, float64 `(batch, N, dim)` on the CPU, in squared lengths per particle and axis."""
+        """The loss of one batch of data, float64 `(batch, N, dim)` on the CPU, in squared lengths per coordinate."""
         t, x, velocity = self.pairs(data, generator)
         parameter = next(network.parameters())
         t, x, velocity = (a.to(parameter.device, parameter.dtype) for a in (t, x, velocity))

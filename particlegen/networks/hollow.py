@@ -1,7 +1,7 @@
 """The hollow network: exact divergence at the price of d Jacobian products of its last block.
 
-Particle i is told about each neighbour j only what was computed without i; x_i itself enters through the edge vectors of
-its own star, in the last block. So ∂v_i/∂x_i needs that block alone (Gloy & Olsson 2025 for the principle, there by
+Particle i is told about each neighbour j only what was computed without i; x_i itself enters through the edge vectors
+of its own star, in the last block. So ∂v_i/∂x_i needs that block alone (Gloy & Olsson 2025 for the principle, there by
 pruning the graph; here the leave-one-out form on the complete graph). Cost O(N²) for velocity and divergence alike.
 """
 
@@ -45,9 +45,9 @@ class _StarRound(nn.Module):
 class HollowNetwork(nn.Module):
     """Velocity field of particle systems on a torus with a cheap exact divergence.
 
-    Equivariant to translations, to permutations within a species and to the box's point group; analytic on the torus. The
-    mean velocity is removed, which changes neither the divergence (the mean is translation invariant) nor the law of
-    translation-invariant systems.
+    Equivariant to translations, to permutations within a species and to the box's point group; analytic on the torus.
+    The mean velocity is removed, which changes neither the divergence (the mean is translation invariant) nor the law
+    of translation-invariant systems.
 
     Args:
         torus: the box.
@@ -92,7 +92,7 @@ class HollowNetwork(nn.Module):
         self.crowd = max(1.0, (n - 1) ** 0.5)
 
     def _told(self, t: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What i is told about j without i: scalars `(B, N, N, width)`, vectors `(B, N, N, dim, channels)`; node states."""
+        """What i is told about j without i, `(B, N, N, width)` and `(B, N, N, dim, channels)`; and the node states."""
         batch, n = delta.shape[:2]
         node = self.clock(t, self.species)
         invariants, vectors = self.features(delta)

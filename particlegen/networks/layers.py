@@ -1,5 +1,6 @@
 """Small parts that both kinds of torus network share."""
 
+import itertools
 import math
 
 import torch
@@ -12,7 +13,7 @@ def mlp(*widths: int) -> nn.Sequential:
     """Linear layers with SiLU between them; a single width is one square layer."""
     widths = widths if len(widths) > 1 else widths * 2
     layers: list[nn.Module] = []
-    for a, b in zip(widths[:-1], widths[1:], strict=True):
+    for a, b in itertools.pairwise(widths):
         layers += [nn.Linear(a, b), nn.SiLU()]
     return nn.Sequential(*layers[:-1])
 

@@ -1,11 +1,12 @@
 """The `network` section of a workflow, and the network that it describes."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from particlegen.geometry import Positions
 from particlegen.networks.hollow import HollowNetwork
@@ -42,10 +43,15 @@ class NetworkSettings(Section):
 class VelocityNetwork(Protocol):
     """What a flow needs of a network."""
 
-    def forward(self, t: Float[Tensor, " batch"], x: Positions) -> Positions: ...
-    def with_divergence(
-        self, t: Float[Tensor, " batch"], x: Positions
-    ) -> tuple[Positions, Float[Tensor, " batch"]]: ...
+    def forward(self, t: Float[Tensor, " batch"], x: Positions) -> Positions:
+        """Velocities at times `t` in [0, 1], in lengths per unit of t."""
+        ...
+
+    def with_divergence(self, t: Float[Tensor, " batch"], x: Positions) -> tuple[Positions, Float[Tensor, " batch"]]:
+        """Velocities and the exact divergence over all coordinates."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 def build_network(settings: NetworkSettings, system: ParticleSystem, seed: int = 0) -> HollowNetwork | StandardNetwork:

@@ -86,6 +86,6 @@ class StandardNetwork(nn.Module):
             for a in range(x.shape[2]):
                 tangent = torch.zeros_like(x)
                 tangent[:, i, a] = 1.0
-                velocity, slope = torch.func.jvp(lambda y: self(t, y), (x,), (tangent,))
+                velocity, slope = torch.func.jvp(lambda y: self(t, y), (x,), (tangent,))[:2]
                 divergence = divergence + slope[:, i, a]
         return velocity, divergence
