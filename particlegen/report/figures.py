@@ -151,12 +151,14 @@ def pair_curves(block: Mapping[str, Any], x_name: str, x_label: str, y_label: st
 
 @_styled
 def weights(log_weight: np.ndarray) -> Figure:
-    """Histogram of log weights about their mean, lighter ones than e^-15 of it in the first bin."""
+    """Histogram of ln(w / mean w); lighter weights than e^-15 of the mean stand in the first bin."""
     figure, (axis,) = _figure()
     finite = log_weight[np.isfinite(log_weight)]
-    centred = finite - finite.mean()
-    axis.hist(np.clip(centred, -15.0, None), bins=50, color=COLOURS["reweighted"], alpha=0.8)
-    axis.set(xlabel="log weight − mean", ylabel="samples", title="Weights")
+    largest = finite.max()
+    log_mean = largest + np.log(np.exp(finite - largest).sum() / len(log_weight))
+    axis.hist(np.clip(finite - log_mean, -15.0, None), bins=50, color=COLOURS["reweighted"], alpha=0.8)
+    axis.axvline(0.0, color="#999999", ls=":")
+    axis.set(xlabel="ln (weight / mean weight)", ylabel="samples", title="Weights")
     return figure
 
 
@@ -185,7 +187,8 @@ def training_curve(curve: Mapping[str, Sequence[float]]) -> Figure:
     validation = np.asarray(curve["validation_loss"], dtype=float)
     good = np.isfinite(validation)
     if good.any():
-        axis.plot(step[good], validation[good], color=COLOURS["reweighted"], lw=1.6, label="validation")
+        few = {"marker": "o", "ms": 4} if good.sum() < 20 else {}
+        axis.plot(step[good], validation[good], color=COLOURS["reweighted"], lw=1.6, label="validation", **few)
     finite = loss[np.isfinite(loss)]
     if len(finite) > 10:
         axis.set_ylim(

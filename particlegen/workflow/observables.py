@@ -13,6 +13,8 @@ __all__ = ["observable_curves"]
 REFERENCE_FRAMES, SAMPLES = 2_000, 10_000
 """Most frames of each ensemble that a curve is averaged over; more would not show."""
 
+BINS = 50
+
 KINDS = {"rdf": (rdf, "r"), "structure_factor": (structure_factor, "q")}
 """Observable → (function of `estimate`, name of its abscissa)."""
 
@@ -34,9 +36,7 @@ def observable_curves(job: Job) -> dict[str, Any]:
                 continue
             curves: dict[str, list[float | None]] = {}
             for ensemble, (positions, log_w) in ensembles.items():
-                curve: Curve = curve_of(
-                    positions, system.torus.lengths, system.species, pair, log_w, names=system.species_names
-                )
+                curve: Curve = curve_of(positions, system.torus.lengths, system.species, pair, log_w, BINS)
                 block[axis] = _plain(curve.x)
                 curves[ensemble], curves[f"{ensemble}_stderr"] = _plain(curve.value), _plain(curve.stderr)
             block["partials"]["-".join(system.species_names[s] for s in pair)] = curves

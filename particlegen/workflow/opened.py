@@ -185,8 +185,6 @@ class Run:
         output = Path(output)
         if to == "network":
             return write_network_card(self, output)
-        if output.exists():
-            raise InputError(f"{output} exists already; choose another name with -o")
         positions, columns = self._selected(ensemble, resample)
         from particlegen.io import export as formats
 
