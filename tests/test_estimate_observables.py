@@ -31,9 +31,11 @@ def brute_force_rdf(positions, lengths, species, pair, weights, edges):
     return total * box.prod() / (n_a * (n_b - (pair[0] == pair[1])) * ball * np.diff(edges**dim))
 
 
+@pytest.mark.parametrize("dense_pairs", [0, 2500], ids=["freud", "dense"])
 @pytest.mark.parametrize("lengths", BOXES)
 @pytest.mark.parametrize("pair", [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_weighted_rdf_is_the_brute_force_sum(lengths, pair):
+def test_weighted_rdf_is_the_brute_force_sum(lengths, pair, dense_pairs, monkeypatch):
+    monkeypatch.setattr("particlegen.estimate.observables.DENSE_PAIRS", dense_pairs)
     x = gas(lengths, 12)
     log_w = np.random.default_rng(1).normal(size=12)
     w = np.exp(log_w) / np.exp(log_w).sum()
