@@ -41,9 +41,9 @@ def same(one, other):
     for ensemble, names in ARRAYS.items():
         for name in names:
             assert one.read(ensemble, name).tobytes() == other.read(ensemble, name).tobytes(), (ensemble, name)
-    ours, theirs = (load_weights(run.folder.weights_file) for run in (one, other))
-    assert ours[1] == theirs[1]
-    assert {k: v.numpy().tobytes() for k, v in ours[0].items()} == {k: v.numpy().tobytes() for k, v in theirs[0].items()}
+    (ours, described), (theirs, described_too) = (load_weights(run.folder.weights_file) for run in (one, other))
+    assert described == described_too and ours.keys() == theirs.keys()
+    assert all(ours[name].numpy().tobytes() == theirs[name].numpy().tobytes() for name in ours)
 
 
 def test_the_run_folder_is_as_designed(finished):
