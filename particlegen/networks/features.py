@@ -5,6 +5,7 @@ is (in)variant under the signed axis permutations that map the box onto itself.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -62,7 +63,7 @@ class TorusFeatures(nn.Module):
         classes = sorted(set(torus.lengths))
         membership = torch.tensor([[float(length == c) for length in torus.lengths] for c in classes])
         reach = min(math.sqrt(sum(length**2 for length in torus.lengths)) / 2, 3.0 * spacing)
-        self.dim = torus.dim
+        self.lengths = torus.lengths
         self.classes = len(classes)
         self.width = reach / (radial - 1)
         self.softening = (_SOFTENING * spacing) ** 2
@@ -73,6 +74,12 @@ class TorusFeatures(nn.Module):
         self.register_buffer("centres", torch.linspace(0.0, reach, radial), persistent=False)
         self.invariants = radial + 2 * harmonics * self.classes
         self.vectors = 2 + 2 * harmonics
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TorusFeatures":
+        # the period has to be the box length to the last digit of whatever precision the module is moved to
+        super()._apply(fn, recurse)
+        self.scale = self.scale.new_tensor(self.lengths) / (2 * math.pi)
+        return self
 
     def forward(self, delta: Float[Tensor, "*batch dim"]) -> tuple[Tensor, Tensor]:
         """Invariants `(*batch, invariants)` and vectors `(*batch, dim, vectors)`; the first vector is the direction."""
