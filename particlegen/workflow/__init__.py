@@ -1,6 +1,7 @@
 """Workflows: the YAML schema, the stages, the runner, and runs opened again."""
 
 from particlegen.workflow.job import Interrupted
+from particlegen.workflow.network_card import save_network
 from particlegen.workflow.opened import Run, StageStatus, open_run
 from particlegen.workflow.planning import Plan, PlannedStage, plan
 from particlegen.workflow.runner import resume, run
@@ -21,5 +22,6 @@ __all__ = [
     "plan",
     "resume",
     "run",
+    "save_network",
     "workflow_schema",
 ]

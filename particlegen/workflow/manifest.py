@@ -15,7 +15,7 @@ from particlegen.settings import InputError
 from particlegen.workflow.schema import PretrainedSettings, Workflow, canonical_yaml
 from particlegen.workflow.stage_training import pretrained_card, system_hash
 
-__all__ = ["build_manifest", "check_manifest"]
+__all__ = ["build_manifest", "check_manifest", "citations"]
 
 LIBRARIES = ("torch", "numpy", "numba", "scipy", "h5py", "freud-analysis", "pydantic", "safetensors")
 

@@ -1,58 +1,80 @@
-"""From a run to a network card: trained weights that other workflows start from."""
+"""Network cards: trained weights and what they are valid for, so that other workflows start from them."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
 import yaml
 
+from particlegen.energy import BuiltSystem, build_system
 from particlegen.io import atomic
+from particlegen.io.checkpoint import save_weights
+from particlegen.networks import build_network
 from particlegen.settings import InputError
+from particlegen.workflow.manifest import citations
+from particlegen.workflow.schema import Workflow, load_workflow
+from particlegen.workflow.stage_training import system_hash, weights_metadata
 
-if TYPE_CHECKING:
-    from particlegen.workflow.opened import Run
-
-__all__ = ["write_network_card"]
+__all__ = ["save_network", "write_card"]
 
 
-def write_network_card(run: "Run", output: Path) -> list[str]:
-    """Write `NAME.yaml` and `NAME.safetensors` beside it; `training: {pretrained: NAME.yaml}` uses them.
+def save_network(output: str | Path, workflow: str | Path, weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """Write weights that were trained outside a run folder as a network card; arguments as `write_card`.
+
+    Args:
+        output: the card, `NAME.yaml`; the weights go to `NAME.safetensors` beside it.
+        workflow: the workflow that they were trained by, a file or a catalogue name.
+        weights: by parameter name, of the network that the workflow describes.
+
+    Raises:
+        InputError: a file exists, the workflow is wrong, or the weights are not those of its network.
+    """
+    loaded, relative_to, _ = load_workflow(workflow)
+    return write_card(Path(output), loaded, build_system(loaded.system, relative_to=relative_to), weights)
+
+
+def write_card(output: Path, workflow: Workflow, built: BuiltSystem, weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """Write `NAME.yaml` and `NAME.safetensors`; `training: {pretrained: NAME.yaml}` uses them.
 
     Returns:
         Sentences that say what was written.
 
     Raises:
-        InputError: the file exists, does not end in .yaml, or the run has no trained network yet.
+        InputError: a file exists, the name does not end in .yaml, or the weights do not fit the network.
+        RunError: the disk is full.
     """
-    source = run.folder.weights_file
-    weights = output.with_suffix(".safetensors")
+    target = output.with_suffix(".safetensors")
     if output.suffix != ".yaml":
         raise InputError(f"{output}: a network card ends in .yaml")
-    for file in (output, weights):
+    for file in (output, target):
         if file.exists():
             raise InputError(f"{file} exists already; choose another name with -o")
-    if not source.is_file():
-        raise InputError(f"{run.folder.path}: no trained network there yet; see particlegen status")
-    content = source.read_bytes()
-    system, state = run.built.system, run.built.state
+    try:
+        build_network(workflow.network, built.system).load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise InputError(f"the weights are not those of the workflow's network: {error}") from None
+    save_weights(target, weights, weights_metadata(workflow, built))
+    # The card below says what the JSON file would.
+    target.with_suffix(".json").unlink()
+    system, state = built.system, built.state
     card = {
         "version": 1,
         "kind": "network",
         "title": f"{system.name}, N = {system.n_particles}, T = {state.temperature:g}",
-        "system": run.workflow.system.model_dump(mode="json", exclude_none=True),
+        "system": workflow.system.model_dump(mode="json", exclude_none=True),
         "temperature": state.temperature,
-        "system_hash": run.manifest["system_hash"],
-        "weights": weights.name,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "network": run.workflow.network.model_dump(mode="json"),
+        "system_hash": system_hash(built),
+        "weights": target.name,
+        "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
+        "network": workflow.network.model_dump(mode="json"),
         "trained_with": {
-            "seed": run.workflow.seed,
-            "reference": run.workflow.reference.model_dump(mode="json"),
-            "interpolant": run.workflow.interpolant.model_dump(mode="json"),
-            "training": run.workflow.training.model_dump(mode="json"),
+            "seed": workflow.seed,
+            "reference": workflow.reference.model_dump(mode="json"),
+            "interpolant": workflow.interpolant.model_dump(mode="json"),
+            "training": workflow.training.model_dump(mode="json"),
         },
-        "citations": run.citations,
+        "citations": citations(workflow, built, None),
     }
-    atomic.write_bytes(weights, content)
     atomic.write_text(output, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=120))
-    return [f"wrote {output} and {weights}", f"use it with: training: {{pretrained: {output.name}}}"]
+    return [f"wrote {output} and {target}", f"use it with: training: {{pretrained: {output.name}}}"]

@@ -9,11 +9,12 @@ import numpy as np
 
 from particlegen.energy import BuiltSystem, build_system
 from particlegen.estimate import Estimate, normalised_weights, resample
+from particlegen.io.checkpoint import load_weights
 from particlegen.io.store import RunStore
 from particlegen.settings import InputError
 from particlegen.streams import numpy_stream
 from particlegen.workflow.folder import RunFolder
-from particlegen.workflow.network_card import write_network_card
+from particlegen.workflow.network_card import write_card
 from particlegen.workflow.schema import PretrainedSettings, Workflow, load_workflow
 
 if TYPE_CHECKING:
@@ -184,7 +185,9 @@ class Run:
         """
         output = Path(output)
         if to == "network":
-            return write_network_card(self, output)
+            if not self.folder.weights_file.is_file():
+                raise InputError(f"{self.folder.path}: no trained network there yet; see particlegen status")
+            return write_card(output, self.workflow, self.built, load_weights(self.folder.weights_file)[0])
         positions, columns = self._selected(ensemble, resample)
         from particlegen.io import export as formats
 
