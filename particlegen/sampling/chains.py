@@ -69,7 +69,7 @@ class ChainPlan:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What a chain recorded: positions `(frame, N, dim)`, energies of all temperatures `(frame, K)`, and its new state."""
+    """What a chain recorded: positions `(frame, N, dim)`, energies at all temperatures `(frame, K)`; its new state."""
 
     chain: Chain
     positions: np.ndarray

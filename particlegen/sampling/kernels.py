@@ -185,7 +185,7 @@ def advance(
 
     Returns:
         Coordinate rows `(frame, 3, width)` and energies `(frame, K)`, each energy summed afresh, and the largest
-        difference to the energy that accumulated move by move, relative to max(|U|, N k_B T).
+        difference to the energy that accumulated move by move, relative to max(|U|, N k_B T_max).
     """
     walkers, heading, exchanges, tally = ladder
     recorded = np.empty((frames, 3, x.shape[2]))
@@ -206,7 +206,8 @@ def advance(
                 tally[0] += 1
         fresh = full_energies(model, x)
         for k in range(len(betas)):
-            scale = max(abs(fresh[k]), model.particles / betas[k])
+            # Exchanges carry the rounding of hot energies down the ladder, so the hottest sets the scale.
+            scale = max(abs(fresh[k]), model.particles / np.min(betas))
             drift = max(drift, abs(fresh[k] - running[k]) / scale)
             running[k] = fresh[k]
         recorded[frame] = x[target]

@@ -22,8 +22,8 @@ FAR = 1e300
 
 LANES = 8
 
-_CELLS_FROM = 200
-"""Below this many particles the plain loop over all pairs is the faster one."""
+_CELLS_FROM = 400
+"""Below this many particles the plain loop over all pairs is the faster one (benchmarks/monte_carlo_speed.py)."""
 
 
 class KernelModel(NamedTuple):

@@ -11,7 +11,16 @@ from numba import njit
 from particlegen.energy.formulas import even_power_energy, nonadditive_sigma
 from particlegen.sampling.model import FAR, LANES
 
-__all__ = ["NONE", "Cells", "build_cells", "cell_energies", "move_in_cells", "pair_energies", "particle_energies", "total_energy"]
+__all__ = [
+    "NONE",
+    "Cells",
+    "build_cells",
+    "cell_energies",
+    "move_in_cells",
+    "pair_energies",
+    "particle_energies",
+    "total_energy",
+]
 
 # Sums may be reordered (vector registers); NaN and infinity keep their meaning, since overlaps produce them.
 _FAST = {"reassoc", "nsz", "contract", "arcp"}
@@ -110,9 +119,7 @@ def move_in_cells(grid, lengths, dim, count, member, column, coordinate, place, 
 
 
 @_compile
-def pair_energies(
-    x, tables, row, lengths, coefficients, inverse_cutoff2, i, skip, oa, ob, oc, na, nb, nc
-):
+def pair_energies(x, tables, row, lengths, coefficients, inverse_cutoff2, i, skip, oa, ob, oc, na, nb, nc):
     """Energies at (oa, ob, oc) and at (na, nb, nc) with all particles of `x` `(3, width)` but i and `skip`."""
     c12, c6, c0, c2, c4 = coefficients
     la, lb, lc = lengths
@@ -162,12 +169,20 @@ def _energies_around(
                     sigma2 = tables[0, row, column[near, slot]] if table else sigma * sigma
                     epsilon = tables[1, row, column[near, slot]]
                     a, b, c = abs(xa - oa), has_b * abs(xb - ob), has_c * abs(xc - oc)
-                    a, b, c = (a if a < la - a else la - a), (b if b < lb - b else lb - b), (c if c < lc - c else lc - c)
+                    a, b, c = (
+                        (a if a < la - a else la - a),
+                        (b if b < lb - b else lb - b),
+                        (c if c < lc - c else lc - c),
+                    )
                     s2 = sigma2 / (a * a + b * b + c * c)
                     energy = _pair_energy(s2, epsilon, c12, c6, c0, c2, c4)
                     energy_old += energy if counted and s2 > inverse_cutoff2 else 0.0
                     a, b, c = abs(xa - na), has_b * abs(xb - nb), has_c * abs(xc - nc)
-                    a, b, c = (a if a < la - a else la - a), (b if b < lb - b else lb - b), (c if c < lc - c else lc - c)
+                    a, b, c = (
+                        (a if a < la - a else la - a),
+                        (b if b < lb - b else lb - b),
+                        (c if c < lc - c else lc - c),
+                    )
                     s2 = sigma2 / (a * a + b * b + c * c)
                     energy = _pair_energy(s2, epsilon, c12, c6, c0, c2, c4)
                     energy_new += energy if counted and s2 > inverse_cutoff2 else 0.0

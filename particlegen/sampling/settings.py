@@ -96,6 +96,6 @@ class ReferenceSettings(Section):
         return tuple(sorted(self.temperatures))
 
     def energy_calls(self, system: ParticleSystem, state: ThermodynamicState) -> float:
-        """Planned cost in full-energy equivalents: N single-particle trial moves are one; a swap moves two particles."""
+        """Planned cost in full-energy equivalents: N single-particle trial moves are 1; a swap moves two particles."""
         sweeps = self.equilibration_sweeps + self.frames_per_chain * self.sweeps_between_frames
         return self.chains * len(self.ladder(system, state)) * sweeps * (1.0 + self.swap_share)
