@@ -7,10 +7,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from benchmark_tables import MARKER, render_results
+from benchmark_tables import MARKER, render_results  # noqa: E402
 
-import particlegen
-from particlegen.settings import Section
+import particlegen  # noqa: E402
+from particlegen.settings import Section  # noqa: E402
 
 project = "particlegen"
 author = "The particlegen developers"
