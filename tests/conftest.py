@@ -22,8 +22,13 @@ def checked_modules() -> list[str]:
 
 _hook = install_import_hook(checked_modules(), "beartype.beartype")
 
+import hypothesis
 import pytest
 import torch
+
+# The same examples on every machine, and no example fails because the machine is slow.
+hypothesis.settings.register_profile("particlegen", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("particlegen")
 
 
 @pytest.fixture(params=["cpu", "cuda"])
