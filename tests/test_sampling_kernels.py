@@ -209,6 +209,15 @@ def test_cells_and_all_pairs_walk_the_same_trajectory(name):
     np.testing.assert_array_equal(ends[0][2], ends[1][2])
 
 
+def test_windows_keep_the_running_energy_and_reach_every_particle():
+    system = mixture(600, (30.0, 40.0))
+    model = build_model(system, IPL, True, window=3)
+    start = spread(system, 2)
+    positions, _, drift, counters = run(model, pack(model, start), beta=1e-9, step=5.0, swap=0.1, frames=4, sweeps=20)
+    assert drift < 1e-8 and counters[0] + counters[2] == 4 * 20 * 600 and 0 < counters[2] == 4 * 20 * 60
+    assert (positions[-1] != start[0]).any(axis=-1).all()
+
+
 def test_cells_that_overflow_are_built_again():
     # Nearly free particles pile up: hot, long steps, from an even start.
     system = mixture(300, (20.0, 30.0))
@@ -247,9 +256,10 @@ def exact_draws(system: ParticleSystem, beta: float, n: int, rng: np.random.Gene
     return np.concatenate(kept)[:n]
 
 
-def rank_p_value(swap: float, beta_of_kernel: float) -> float:
-    system, beta, length, rng = mixture(3, (3.5, 3.0)), 1.0, 9, np.random.default_rng(11)
-    model = build_model(system, IPL)
+def rank_p_value(swap: float, beta_of_kernel: float, window: int = 0) -> float:
+    beta, length, rng = 1.0, 9, np.random.default_rng(11)
+    system = mixture(10, (10.6, 10.6)) if window else mixture(3, (3.5, 3.0))
+    model = build_model(system, IPL, cells=window > 0, window=window)
     ranks = []
     for k, start in enumerate(exact_draws(system, beta, 1000, rng)):
         before = int(rng.integers(length + 1))
@@ -263,7 +273,7 @@ def rank_p_value(swap: float, beta_of_kernel: float) -> float:
     return float(stats.chisquare(np.bincount(ranks, minlength=length + 1)).pvalue)
 
 
-@pytest.mark.parametrize("swap", [0.0, 0.5])
-def test_ranks_of_exact_draws_are_uniform_and_a_wrong_temperature_shows(swap):
-    assert rank_p_value(swap, 1.0) > 1e-3
-    assert rank_p_value(swap, 2.0) < 1e-6
+@pytest.mark.parametrize(("swap", "window"), [(0.0, 0), (0.5, 0), (0.0, 1)])
+def test_ranks_of_exact_draws_are_uniform_and_a_wrong_temperature_shows(swap, window):
+    assert rank_p_value(swap, 1.0, window) > 1e-3
+    assert rank_p_value(swap, 2.5, window) < 1e-6

@@ -96,7 +96,7 @@ def test_energy_calls_count_sweeps_and_swaps_of_two_particles():
 @pytest.mark.parametrize("sampler", ["displacement", "swap", "tempering"])
 def test_the_pair_has_the_energy_of_quadrature(sampler):
     settings = ReferenceSettings(
-        sampler=sampler, chains=8, frames=24_000, sweeps_between_frames=20, equilibration_sweeps=1440
+        sampler=sampler, chains=8, frames=16_000, sweeps_between_frames=20, equilibration_sweeps=1440
     )
     _, energies = collect(PAIR, 0.1, settings)
     mean = mean_with_correlation(energies)
@@ -128,7 +128,7 @@ def independent(energies: np.ndarray) -> np.ndarray:
 
 
 def test_energies_at_two_temperatures_differ_by_the_boltzmann_factor():
-    settings = ReferenceSettings(chains=8, frames=16_000, sweeps_between_frames=60, equilibration_sweeps=2000)
+    settings = ReferenceSettings(chains=8, frames=12_000, sweeps_between_frames=30, equilibration_sweeps=1440)
     runs = {t: independent(collect(mixture(10), t, settings)[1]) for t in (1.0, 1.2, 1.3)}
     slope, error = slope_between(runs[1.0], runs[1.2])
     delta_beta = 1.0 - 1.0 / 1.2
@@ -142,7 +142,7 @@ def test_swaps_displacements_and_tempering_give_one_energy_histogram():
     runs = {}
     for sampler in ("displacement", "swap", "tempering"):
         settings = ReferenceSettings(
-            sampler=sampler, chains=8, frames=8000, sweeps_between_frames=40, equilibration_sweeps=1440
+            sampler=sampler, chains=8, frames=4000, sweeps_between_frames=30, equilibration_sweeps=1440
         )
         blocks, energies = collect(mixture(4), 1.0, settings)
         assert diagnose(energies).equilibrated
@@ -186,7 +186,7 @@ def test_what_is_wrong_is_said():
     apart = autoregressive()
     apart[0] += 1.0
     drifting = autoregressive() + np.linspace(0.0, 0.6, 2000)
-    short = autoregressive(frames=30)
+    short = autoregressive(frames=16)
     for series, word in ((apart, "disagree"), (drifting, "drifts"), (short, "independent frames")):
         verdict = diagnose(series)
         assert not verdict.equilibrated and any(word in reason for reason in verdict.reasons), word

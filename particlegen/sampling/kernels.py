@@ -15,10 +15,12 @@ from particlegen.sampling.pairs import (
     NONE,
     build_cells,
     cell_energies,
+    in_window,
     move_in_cells,
     pair_energies,
     particle_energies,
     total_energy,
+    window_members,
 )
 
 __all__ = ["COUNTERS", "advance", "full_energies"]
@@ -73,10 +75,11 @@ def _swap(model, x, cells, beta, stream, counters):
 
 
 @_compile
-def _trials(model, x, cells, energy, beta, step, swap_fraction, trials, stream, counters):
+def _trials(model, x, cells, energy, beta, step, swap_fraction, trials, stream, counters, corner, movable):
     """Up to `trials` trial moves; returns how many were made before a cell overflowed, and the energy.
 
-    A displacement moves a random particle inside a cube of half-width `step`.
+    A displacement moves a random particle inside a cube of half-width `step`. With a list `movable`, it is one of
+    those, and a move out of the window of cells at `corner` is rejected, so that the list stays true.
     """
     # Fields are read before the loop: inside it, each one would cost a counted reference per move.
     labels, tables, diameters, eta = model.labels, model.tables, model.diameters, model.nonadditivity
@@ -84,6 +87,7 @@ def _trials(model, x, cells, energy, beta, step, swap_fraction, trials, stream, 
     particles, dim, radius2, grid, use_cells = model.particles, model.dim, model.radius2, model.grid, model.cells
     count, member, column, coordinate, place = cells.count, cells.member, cells.column, cells.coordinate, cells.place
     la, lb, lc = lengths
+    windowed = len(movable) > 0
     displacements, accepted = 0, 0
     done = 0
     while done < trials:
@@ -91,7 +95,7 @@ def _trials(model, x, cells, energy, beta, step, swap_fraction, trials, stream, 
         if swap_fraction > 0.0 and uniform(stream) < swap_fraction:
             energy += _swap(model, x, cells, beta, stream, counters)
             continue
-        i = uniform_index(stream, particles)
+        i = movable[uniform_index(stream, len(movable))] if windowed else uniform_index(stream, particles)
         oa, ob, oc = x[0, i], x[1, i], x[2, i]
         a = oa + step * (2.0 * uniform(stream) - 1.0)
         b = ob + step * (2.0 * uniform(stream) - 1.0) if dim > 1 else ob
@@ -100,6 +104,8 @@ def _trials(model, x, cells, energy, beta, step, swap_fraction, trials, stream, 
         if a * a + b * b + c * c > radius2:
             continue
         a, b, c = _wrapped(a, la), _wrapped(b, lb), _wrapped(c, lc)
+        if windowed and not in_window(grid, lengths, model.window, corner, a, b, c):
+            continue
         if use_cells:
             old, new = cell_energies(
                 count, column, coordinate, place, labels, tables, diameters, eta, grid, dim, lengths, coefficients,
@@ -124,12 +130,47 @@ def _trials(model, x, cells, energy, beta, step, swap_fraction, trials, stream, 
 
 @_compile
 def _sweeps(model, x, energy, beta, step, swap_fraction, sweeps, stream, counters):
-    """`sweeps` × N trial moves from the state (x, energy); returns the energy that accumulated."""
+    """`sweeps` × N trial moves from the state (x, energy); returns the energy that accumulated.
+
+    Large systems are displaced window by window, so that what a visit touches stays in the cache (domain
+    decomposition as in Anderson, Jankowski, Grubb, Engel & Glotzer 2013, one domain at a time). A window is a place in
+    space, drawn without regard to the configuration; its particles are collected once, no move leaves or enters it,
+    and the number of trials does not depend on how many there are: so each visit by itself keeps the Boltzmann law.
+    """
     left = sweeps * model.particles
-    while left > 0:
+    # Swaps are global: beside windows they get a share of their own, after the displacements.
+    swaps = int(left * swap_fraction) if model.window > 0 else 0
+    left -= swaps
+    mean_in_window = model.particles * model.window**model.dim / (model.grid[0] * model.grid[1] * model.grid[2])
+    corner, movable, visit = (0, 0, 0), np.empty(0, np.int64), 0
+    while left + swaps > 0:
+        # Built again where a full cell has cut the moves short; the visit then goes on in the same window.
         cells = build_cells(model, x)
-        done, energy = _trials(model, x, cells, energy, beta, step, swap_fraction, left, stream, counters)
-        left -= done
+        intact = True
+        while intact and left > 0:
+            if model.window > 0 and visit == 0:
+                corner = (
+                    uniform_index(stream, model.grid[0]),
+                    uniform_index(stream, model.grid[1]),
+                    uniform_index(stream, model.grid[2]),
+                )
+                movable = window_members(model, cells, corner)
+                visit = min(left, int(2.0 * mean_in_window) + 1)
+            trials = visit if model.window > 0 else left
+            done = trials
+            if model.window == 0 or len(movable) > 0:
+                share = swap_fraction if model.window == 0 else 0.0
+                done, energy = _trials(
+                    model, x, cells, energy, beta, step, share, trials, stream, counters, corner, movable
+                )
+            left -= done
+            visit = trials - done
+            intact = visit == 0
+        if left == 0 and swaps > 0:
+            energy = _trials(
+                model, x, cells, energy, beta, step, 1.0, swaps, stream, counters, corner, np.empty(0, np.int64)
+            )[1]
+            swaps = 0
     return energy
 
 

@@ -40,6 +40,7 @@ class KernelModel(NamedTuple):
         inverse_cutoff2: a pair interacts while (σ/r)² exceeds it.
         nonadditivity: with cells, η of `nonadditive_sigma`, or −1 where σ² comes from the table.
         grid: number of cells along each axis; `cells` says whether they are used.
+        window: side, in cells, of the windows that displacements work through one after another; 0 for none.
         labels: `(2, N)` row of each particle in `tables`, and its kind: particles of one kind are interchangeable
             (species, or one kind per diameter).
         tables: `(2, row, column)` σ² and ε; a column per particle, or with cells per species.
@@ -55,6 +56,7 @@ class KernelModel(NamedTuple):
     nonadditivity: float
     grid: tuple[int, int, int]
     cells: bool
+    window: int
     labels: np.ndarray
     tables: np.ndarray
     diameters: np.ndarray
@@ -70,8 +72,17 @@ class KernelModel(NamedTuple):
         return len(np.unique(self.labels[1]))
 
 
-def build_model(system: ParticleSystem, potential: PairPotential, cells: bool | None = None) -> KernelModel:
-    """The kernel model of a system; `cells` forces or forbids the cell list, None picks the faster one.
+_WINDOWS_FROM = 20_000
+"""From this many particles on, what one move touches no longer stays in a core's cache by itself."""
+
+_WINDOW_PARTICLES = 1000
+
+
+def build_model(
+    system: ParticleSystem, potential: PairPotential, cells: bool | None = None, window: int | None = None
+) -> KernelModel:
+    """The kernel model of a system; `cells` forces or forbids the cell list, None picks the faster one; `window`
+    likewise sets the side of the windows in cells.
 
     Raises:
         InputError: more than three dimensions, or a cell list asked for where it does not fit (fewer than three
@@ -92,6 +103,10 @@ def build_model(system: ParticleSystem, potential: PairPotential, cells: bool | 
     if cells and not fits:
         raise InputError(f"system {system.name!r}: a cell list needs a periodic box of three cutoffs along each axis")
     use_cells = fits and (n >= _CELLS_FROM if cells is None else cells)
+
+    if window is None:
+        per_cell = n / math.prod(grid)
+        window = math.ceil((_WINDOW_PARTICLES / per_cell) ** (1 / dim)) if use_cells and n >= _WINDOWS_FROM else 0
 
     species = np.asarray(system.species, np.int64)
     polydisperse = potential.nonadditivity is not None
@@ -122,6 +137,7 @@ def build_model(system: ParticleSystem, potential: PairPotential, cells: bool | 
         nonadditivity=eta,
         grid=(grid[0], grid[1], grid[2]),
         cells=use_cells,
+        window=window,
         labels=np.stack([row, kind]).astype(np.int64),
         tables=tables,
         diameters=diameters,

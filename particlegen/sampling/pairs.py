@@ -16,10 +16,12 @@ __all__ = [
     "Cells",
     "build_cells",
     "cell_energies",
+    "in_window",
     "move_in_cells",
     "pair_energies",
     "particle_energies",
     "total_energy",
+    "window_members",
 ]
 
 # Sums may be reordered (vector registers); NaN and infinity keep their meaning, since overlaps produce them.
@@ -116,6 +118,35 @@ def move_in_cells(grid, lengths, dim, count, member, column, coordinate, place, 
     if dim > 2:
         coordinate[new, 2, slot] = c
     return True
+
+
+@_compile
+def in_window(grid, lengths, window, corner, a, b, c):
+    """Whether (a, b, c) lies in the window of `window` cells per axis whose first cell is `corner`."""
+    ga, gb, gc = grid
+    la, lb, lc = lengths
+    return (
+        (_axis_cell(a, la, ga) - corner[0] + ga) % ga < window
+        and (_axis_cell(b, lb, gb) - corner[1] + gb) % gb < window
+        and (_axis_cell(c, lc, gc) - corner[2] + gc) % gc < window
+    )
+
+
+@_compile
+def window_members(model, cells, corner):
+    """Indices of the particles in the window of cells at `corner`."""
+    ga, gb, gc = model.grid
+    wa, wb, wc = min(model.window, ga), min(model.window, gb), min(model.window, gc)
+    members = np.empty(wa * wb * wc * cells.member.shape[1], np.int64)
+    n = 0
+    for da in range(wa):
+        for db in range(wb):
+            for dc in range(wc):
+                cell = (((corner[0] + da) % ga) * gb + (corner[1] + db) % gb) * gc + (corner[2] + dc) % gc
+                for slot in range(cells.count[cell]):
+                    members[n] = cells.member[cell, slot]
+                    n += 1
+    return members[:n]
 
 
 @_compile
