@@ -20,6 +20,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import queue
 import subprocess
 import sys
 import tempfile
@@ -62,10 +63,16 @@ def ratios(results: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def run_lane(parts: list[str], core: int, options: argparse.Namespace, done: Callable[[str, dict], None]) -> None:
-    """Parts one after the other on one core, each in a fresh process."""
+def run_lane(
+    waiting: queue.SimpleQueue[str], core: int, options: argparse.Namespace, done: Callable[[str, dict], None]
+) -> None:
+    """Take parts until none is left and run them on one core, each in a fresh process."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    for part in parts:
+    while True:
+        try:
+            part = waiting.get_nowait()
+        except queue.Empty:
+            return
         with tempfile.TemporaryDirectory() as folder:
             answer = Path(folder) / "answer.json"
             command = [sys.executable, __file__, *sys.argv[1:], "--part", part, "--answer", str(answer)]
@@ -148,13 +155,11 @@ def main() -> None:
             "largest_energy": float(energies.max()),
         },
     }
-    lanes = [[p for p in wanted if (p == "peer") == first] for first in (True, False)]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-    if len(cores) < 2:
-        lanes = [wanted]
-    threads = [
-        threading.Thread(target=run_lane, args=(lane, cores[i], options, done)) for i, lane in enumerate(lanes) if lane
-    ]
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for part in wanted:
+        waiting.put(part)
+    threads = [threading.Thread(target=run_lane, args=(waiting, core, options, done)) for core in cores[:2]]
     for thread in threads:
         thread.start()
     for thread in threads:

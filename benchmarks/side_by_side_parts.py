@@ -71,9 +71,9 @@ def quality(built: BuiltSystem, x: torch.Tensor, log_q: np.ndarray, reference_en
     n, generator = len(log_w), np.random.default_rng(0)
     replicas = [ess_per_sample(log_w[generator.integers(0, n, n)]) for _ in range(200)]
     discarded = discard_fraction(energy, reference_energy, "ipl")
-    finite = log_w[np.isfinite(log_w)]
+    finite, kept, k = log_w[np.isfinite(log_w)], log_w[energy <= 2 * reference_energy.max()], pareto_k(log_w)
     # ESS/n of heavy-tailed weights falls with n: only equal n compare
-    batches = [ess_per_sample(log_w[k : k + ESS_BATCH]) for k in range(0, n - ESS_BATCH + 1, ESS_BATCH)]
+    batches = [ess_per_sample(log_w[first : first + ESS_BATCH]) for first in range(0, n - ESS_BATCH + 1, ESS_BATCH)]
     return {
         "samples": n,
         "discard_fraction": discarded,
@@ -81,9 +81,9 @@ def quality(built: BuiltSystem, x: torch.Tensor, log_q: np.ndarray, reference_en
         "ess_per_sample": ess_per_sample(log_w),
         "ess_per_sample_bootstrap_stderr": float(np.std(replicas, ddof=1)),
         f"ess_per_sample_in_batches_of_{ESS_BATCH}": float(np.mean(batches)) if batches else None,
-        "pareto_k": pareto_k(log_w),
+        "pareto_k": k if math.isfinite(k) else None,
         "largest_share": float(np.exp(finite.max() - np.logaddexp.reduce(finite))),
-        "log_weight_sd_of_kept": float(np.std(log_w[energy <= 2 * reference_energy.max()])),
+        "log_weight_sd_of_kept": float(np.std(kept)) if len(kept) > 1 else None,
     }
 
 
