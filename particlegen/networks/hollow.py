@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from particlegen.geometry import FlatTorus, Positions
-from particlegen.networks.features import TorusFeatures
-from particlegen.networks.layers import Clock, mlp, pair_displacements, remove_drift
+from particlegen.networks.layers import TorusNetwork, mlp, pair_displacements, remove_drift
 
 __all__ = ["HollowNetwork"]
 
@@ -42,7 +41,7 @@ class _StarRound(nn.Module):
         return g, self.weight(nn.functional.silu(q + self.own_weight(g)[:, :, None])) * mask
 
 
-class HollowNetwork(nn.Module):
+class HollowNetwork(TorusNetwork):
     """Velocity field of particle systems on a torus with a cheap exact divergence.
 
     Equivariant to translations, to permutations within a species and to the box's point group; analytic on the torus.
@@ -55,9 +54,6 @@ class HollowNetwork(nn.Module):
         width, rounds, harmonics, radial, channels: sizes; `channels` counts the vectors told about each neighbour.
     """
 
-    species: Tensor
-    mask: Tensor
-
     def __init__(
         self,
         torus: FlatTorus,
@@ -68,13 +64,9 @@ class HollowNetwork(nn.Module):
         radial: int = 16,
         channels: int = 8,
     ):
-        super().__init__()
-        n, kinds = len(species), max(species) + 1
-        spacing = (torus.volume / n) ** (1 / torus.dim)
-        self.features = TorusFeatures(torus, spacing, harmonics, radial)
+        super().__init__(torus, species, width, harmonics, radial)
         self.channels, self.rounds = channels, rounds
         k, classes, inv = self.features.vectors, self.features.classes, self.features.invariants
-        self.clock = Clock(kinds, width)
         self.sender, self.receiver = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         self.edge = nn.Linear(inv, width, bias=False)
         self.message = mlp(width, width, width)
@@ -87,9 +79,6 @@ class HollowNetwork(nn.Module):
         self.star = nn.ModuleList(
             [_StarRound(width, inv + n_dots, classes * n_vectors, 2 if r + 1 < rounds else 1) for r in range(rounds)]
         )
-        self.register_buffer("species", nn.functional.one_hot(torch.tensor(species), kinds).float(), persistent=False)
-        self.register_buffer("mask", (1 - torch.eye(n))[None, :, :, None], persistent=False)
-        self.crowd = max(1.0, (n - 1) ** 0.5)
 
     def _told(self, t: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What i is told about j without i, `(B, N, N, width)` and `(B, N, N, dim, channels)`; and the node states."""

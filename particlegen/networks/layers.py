@@ -6,7 +6,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Clock", "mlp", "pair_displacements", "remove_drift"]
+from particlegen.geometry import FlatTorus
+from particlegen.networks.features import TorusFeatures
+
+__all__ = ["Clock", "TorusNetwork", "mlp", "pair_displacements", "remove_drift"]
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -46,3 +49,27 @@ class Clock(nn.Module):
         batch, n = len(t), len(species)
         joined = torch.cat([time[:, None].expand(batch, n, -1), species[None].expand(batch, n, -1)], -1)
         return nn.functional.silu(self.layers(joined))
+
+
+class TorusNetwork(nn.Module):
+    """What both kinds of network hold: features of displacements, time and species, and a mask without the diagonal.
+
+    Args:
+        torus: the box.
+        species: species index per particle.
+        width: length of the feature vectors.
+        harmonics, radial: sizes of `TorusFeatures`.
+    """
+
+    species: Tensor
+    mask: Tensor
+
+    def __init__(self, torus: FlatTorus, species: tuple[int, ...], width: int, harmonics: int, radial: int):
+        super().__init__()
+        n, kinds = len(species), max(species) + 1
+        spacing = (torus.volume / n) ** (1 / torus.dim)
+        self.features = TorusFeatures(torus, spacing, harmonics, radial)
+        self.clock = Clock(kinds, width)
+        self.register_buffer("species", nn.functional.one_hot(torch.tensor(species), kinds).float(), persistent=False)
+        self.register_buffer("mask", (1 - torch.eye(n))[None, :, :, None], persistent=False)
+        self.crowd = max(1.0, (n - 1) ** 0.5)

@@ -5,8 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from particlegen.geometry import FlatTorus, Positions
-from particlegen.networks.features import TorusFeatures
-from particlegen.networks.layers import Clock, mlp, pair_displacements, remove_drift
+from particlegen.networks.layers import TorusNetwork, mlp, pair_displacements, remove_drift
 
 __all__ = ["StandardNetwork"]
 
@@ -31,7 +30,7 @@ class _MessageRound(nn.Module):
         return h, self.weight(q) * mask
 
 
-class StandardNetwork(nn.Module):
+class StandardNetwork(TorusNetwork):
     """Velocity field by equivariant message passing on the complete graph (Satorras et al. 2021), on torus features.
 
     The same symmetries and smoothness as `HollowNetwork`; more expressive per parameter, but its exact divergence costs
@@ -43,9 +42,6 @@ class StandardNetwork(nn.Module):
         width, rounds, harmonics, radial: sizes.
     """
 
-    species: Tensor
-    mask: Tensor
-
     def __init__(
         self,
         torus: FlatTorus,
@@ -55,16 +51,9 @@ class StandardNetwork(nn.Module):
         harmonics: int = 3,
         radial: int = 16,
     ):
-        super().__init__()
-        n, kinds = len(species), max(species) + 1
-        spacing = (torus.volume / n) ** (1 / torus.dim)
-        self.features = TorusFeatures(torus, spacing, harmonics, radial)
-        self.clock = Clock(kinds, width)
+        super().__init__(torus, species, width, harmonics, radial)
         vectors = self.features.classes * self.features.vectors
         self.messages = nn.ModuleList([_MessageRound(width, self.features.invariants, vectors) for _ in range(rounds)])
-        self.register_buffer("species", nn.functional.one_hot(torch.tensor(species), kinds).float(), persistent=False)
-        self.register_buffer("mask", (1 - torch.eye(n))[None, :, :, None], persistent=False)
-        self.crowd = max(1.0, (n - 1) ** 0.5)
 
     def forward(self, t: Float[Tensor, " batch"], x: Positions) -> Positions:
         """Velocities at times `t` in [0, 1] and positions `x`, in lengths per unit of t."""
