@@ -27,6 +27,7 @@ Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 _TIMED_STEPS = (10, 30)
 """Steps between which the speed is measured that turns `minutes` into a number of steps."""
 _MOST_BAD_STEPS = 20
+"""Steps in a row with a non-finite gradient, each skipped, after which the training gives up."""
 
 
 class TrainingSettings(Section):
@@ -70,7 +71,8 @@ class TrainingSettings(Section):
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """State of the loop after `step` steps: `loss` is a mean since the last report, `validation_loss` the average's."""
+    """State of the loop after `step` steps: `loss` is a mean over the finite steps since the last report,
+    `validation_loss` that of the averaged weights."""
 
     step: int
     total_steps: int
@@ -117,7 +119,9 @@ class Trainer:
         timed_from = math.nan
         while not self._finished():
             value = self._train_step()
-            total, count, self.step = total + value, count + 1, self.step + 1
+            self.step += 1
+            if math.isfinite(value):
+                total, count = total + value, count + 1
             now = time.perf_counter()
             self.seconds, clock = self.seconds + now - clock, now
             if not self.total_steps:
@@ -129,7 +133,7 @@ class Trainer:
             if validate:
                 self._validate()
             if validate or now - report > 2.0:
-                yield self._progress(total / count)
+                yield self._progress(total / count if count else math.nan)
                 total, count, report, clock = 0.0, 0, time.perf_counter(), time.perf_counter()
 
     def ema_weights(self) -> dict[str, Tensor]:
@@ -200,7 +204,8 @@ class Trainer:
             self.bad_steps += 1
             if self.bad_steps > _MOST_BAD_STEPS:
                 raise RunError("training: the loss is not finite again and again; lower training.learning_rate")
-            return 0.0
+            return math.nan
+        self.bad_steps = 0
         self.optimiser.step()
         keep = min(self.settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():

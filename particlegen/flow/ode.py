@@ -1,7 +1,7 @@
 """The probability flow: uniform particles carried to configurations by a velocity field, with their log-density."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from particlegen.networks import VelocityNetwork
 from particlegen.settings import Section
 from particlegen.system import ParticleSystem
 
-__all__ = ["FlowSamples", "GenerationSettings", "ODEFlow"]
+__all__ = ["Flow", "FlowSamples", "GenerationSettings", "ODEFlow"]
 
 
 class GenerationSettings(Section):
@@ -54,6 +54,21 @@ class FlowSamples:
     positions: Positions
     log_q: Float[Tensor, " sample"]
     log_q_error: Float[Tensor, " sample"]
+
+
+@runtime_checkable
+class Flow(Protocol):
+    """Samples with log-density, and the log-density of given configurations, both with an estimate of its error."""
+
+    system: ParticleSystem
+
+    def sample(self, n: int, generator: torch.Generator) -> FlowSamples:
+        """`n` configurations that `generator` alone decides."""
+        ...
+
+    def log_prob(self, x: Positions) -> tuple[Float[Tensor, " sample"], Float[Tensor, " sample"]]:
+        """log q `(n,)` of configurations `(n, N, d)`, a density over labelled positions, and its error."""
+        ...
 
 
 class ODEFlow:

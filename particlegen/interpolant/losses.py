@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from particlegen.geometry import FlatTorus, Positions
@@ -25,7 +25,7 @@ class InterpolantSettings(Section):
         noise: name of γ(t); `none` is the deterministic interpolant.
         noise_amplitude: factor on γ, in units of length.
         coupling: what is minimised over when base and data are paired: permutations within each `species`,
-            `translation`s, the box's `point_group`. Empty: independent pairs.
+            `translation`s, the box's `point_group`; the last two only with the first. Empty: independent pairs.
         starts: starting translations tried per point-group element.
         late_times: exponent that draws training times towards t = 1; 1 is uniform.
     """
@@ -36,6 +36,12 @@ class InterpolantSettings(Section):
     coupling: tuple[Literal["species", "translation", "point_group"], ...] = ("species", "translation", "point_group")
     starts: Annotated[int, Field(ge=1, le=64)] = 2
     late_times: Annotated[float, Field(ge=1, le=4)] = 1.0
+
+    @model_validator(mode="after")
+    def _species_first(self) -> "InterpolantSettings":
+        if self.coupling and "species" not in self.coupling:
+            raise ValueError(f"'coupling' {list(self.coupling)} needs 'species' too: it is minimised over permutations")
+        return self
 
 
 def geodesic_interpolant(

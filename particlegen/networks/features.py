@@ -27,7 +27,7 @@ def _arcsine_coefficients(order: int) -> list[float]:
 def smooth_displacement(theta: Tensor, order: int = 8) -> tuple[Tensor, Tensor]:
     """Smooth periodic stand-ins for θ² and θ on (−π, π), any shape.
 
-    The power series of θ² in sin²(θ/2), truncated: analytic on the circle, within 1e-3 of θ² for |θ| < 1.7, and flat
+    The power series of θ² in sin²(θ/2), truncated: analytic on the circle, within 1e-3 of θ² for |θ| < 1.6, and flat
     at the antipode. The second value is half its derivative.
 
     >>> square, angle = smooth_displacement(torch.tensor([1.0, math.pi]))
