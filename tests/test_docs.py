@@ -217,6 +217,14 @@ def test_thresholds_are_those_of_the_page_on_reports(level, key, value):
     assert (found.level, found.key) == (level, key)
 
 
+def test_stated_r_hat_decides(folder):
+    """A limit below what the run reaches is missed, whatever the default; nothing but the limit differs."""
+    reached = particlegen.open_run(folder / "runs" / "quickstart-001").results["reference"]["r_hat"]["value"]
+    run = particlegen.run(folder / "quickstart.yaml", out=folder / "strict", set={"stop.r_hat": (1 + reached) / 2})
+    assert 1.0 < reached < 1.01
+    assert not run.converged and "R-hat" in run.reasons[0]
+
+
 def test_benchmark_tables(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS))
     from benchmark_tables import NOTHING, render_results
@@ -224,17 +232,19 @@ def test_benchmark_tables(tmp_path, monkeypatch):
     assert render_results(tmp_path) == render_results(tmp_path / "nowhere") == NOTHING
     content = {
         "title": "Cost | of <likelihood>",
-        "machine": {"cores": 2},
+        "machine": {"cores": 2, "versions": {"numpy": "2.0"}},
         "free_energy.excess": {"mbar": {"value": 1.5, "stderr": 0.25, "unit": "kT"}, "gap": None},
         "cost": [{"N": 10, "evaluations": 3.25, "stable": True}, {"N": 44, "evaluations": float("nan")}],
+        "speed": {"10": {"moves": 1.5e7, "acceptance": 0.4}, "44": {"moves": 1.0e7, "acceptance": 0.5}},
     }
     (tmp_path / "b.json").write_text(json.dumps(content), encoding="utf-8")
     (tmp_path / "a.json").write_text("{", encoding="utf-8")
     text = render_results(tmp_path)
     assert text.startswith("## a\n") and "no JSON" in text
-    assert "## Cost \\| of \\<likelihood\\>" in text
-    assert "| `free\\_energy.excess.mbar` | 1.5 ± 0.25 kT |" in text
+    assert "## Cost \\| of \\<likelihood\\>" in text and "Measured on: cores 2; versions.numpy 2.0." in text
+    assert "| `mbar` | 1.5 ± 0.25 kT |" in text and "| `gap` | – |" in text
     assert "| N | evaluations | stable |" in text and "| 10 | 3.25 | yes |" in text and "| 44 | – | – |" in text
+    assert "|  | moves | acceptance |" in text and "| `44` | 1e+07 | 0.5 |" in text
 
 
 def test_a_wrong_page_is_found(folder, tmp_path):

@@ -29,7 +29,8 @@ def run_estimates(job: Job) -> None:
     for ensemble in ("reference", "generated"):
         job.store.consolidate(ensemble, job.built.system)
     chains = chain_energies(job.store)
-    equilibration = diagnose(chains)
+    limit = job.workflow.stop.r_hat
+    equilibration = diagnose(chains) if limit is None else diagnose(chains, max_r_hat=limit)
     reference = _reference(job, chains, equilibration)
     generated, reweighted, free_energy = _generated(job)
     observables = observable_curves(job)
