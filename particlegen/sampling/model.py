@@ -22,9 +22,6 @@ FAR = 1e300
 
 LANES = 8
 
-_CELLS_FROM = 400
-"""Below this many particles the plain loop over all pairs is the faster one (benchmarks/monte_carlo_speed.py)."""
-
 
 class KernelModel(NamedTuple):
     """What a kernel needs to know of a system and its potential.
@@ -102,10 +99,12 @@ def build_model(
             fits = min(grid[:dim]) >= 3
     if cells and not fits:
         raise InputError(f"system {system.name!r}: a cell list needs a periodic box of three cutoffs along each axis")
-    use_cells = fits and (n >= _CELLS_FROM if cells is None else cells)
+    per_cell = n / math.prod(grid)
+    # Measured costs in units of a pair of the plain loop (benchmarks/monte_carlo_speed.py): a cell costs about 33 to
+    # visit and 2 per particle in it. The list pays from N = 420 on for discs at density 0.5.
+    use_cells = fits and (3**dim * (33 + 2 * per_cell) < n if cells is None else cells)
 
     if window is None:
-        per_cell = n / math.prod(grid)
         window = math.ceil((_WINDOW_PARTICLES / per_cell) ** (1 / dim)) if use_cells and n >= _WINDOWS_FROM else 0
 
     species = np.asarray(system.species, np.int64)
