@@ -55,7 +55,7 @@ def dormand_prince(
             the mean divergence integral alike.
 
     Raises:
-        ArithmeticError: a trajectory needs more than 10,000 steps.
+        ArithmeticError: the velocity is not finite, or a trajectory needs more than 10,000 steps.
     """
     batch, sign = len(x), 1.0 if end > start else -1.0
     rows = torch.arange(batch, device=x.device)
@@ -78,6 +78,8 @@ def dormand_prince(
         off_x = h[:, None, None] * sum(w * k for w, k in zip(_ERROR, velocities, strict=True) if w)
         off_d = (h[:, None] * sum(w * k for w, k in zip(_ERROR, divergences, strict=True) if w)).mean(1).abs()
         ratio = torch.maximum(off_x.square().mean((1, 2)).sqrt(), off_d) / tolerance
+        if not ratio.isfinite().all():
+            raise ArithmeticError("dormand_prince: the velocity or its divergence is not finite")
         accept = ratio <= 1
         factor = (_SAFETY * ratio.clamp_min(1e-10) ** -0.2).clamp(_SHRINK, _GROW)
         keep = accept[:, None]
