@@ -1,11 +1,13 @@
 """Reference energies and heat capacities of the IPL mixture by Monte Carlo.
 
-Writes `results/reference_energies.json`. A few minutes on one core.
+Writes `results/reference_energies.json`. A few minutes on one core; cases named on the command line replace theirs
+and leave the others.
 
-    python benchmarks/reference_energies.py
+    python benchmarks/reference_energies.py [CASE ...]
 """
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -55,7 +57,8 @@ def measure(particles: int, temperature: float, settings: ReferenceSettings, see
 
 
 def main() -> None:
-    runs = {}
+    chosen = sys.argv[1:]
+    runs = json.loads(RESULT.read_text())["runs"] if chosen and RESULT.exists() else {}
     plain = {"chains": 16, "frames": 80_000, "equilibration_sweeps": 60_000}
     cases = [
         ("n10_T0.1_displacement", 10, 0.1, {"sampler": "displacement", "sweeps_between_frames": 1000}),
@@ -66,6 +69,8 @@ def main() -> None:
         ("n44_T0.1_swap", 44, 0.1, {"sampler": "swap", "sweeps_between_frames": 300, "frames": 32_000}),
     ]
     for seed, (name, particles, temperature, changes) in enumerate(cases):
+        if chosen and name not in chosen:
+            continue
         runs[name] = measure(particles, temperature, ReferenceSettings.model_validate(plain | changes), seed)
         print(name, json.dumps({k: runs[name][k] for k in list(runs[name])[2:9]}), flush=True)
         RESULT.write_text(json.dumps({"machine": machine(), "runs": runs}, indent=2) + "\n")
