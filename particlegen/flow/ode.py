@@ -75,8 +75,9 @@ class ODEFlow:
     """dx/dt = v(t, x) from t = 0 (uniform) to t = 1, and d log q/dt = −div v along it (Chen et al. 2018, eq. 8).
 
     The error of log q is estimated from the solver: with `rk4` the difference from a pass with half the steps divided
-    by 15 (Richardson's extrapolation of the fourth order), with `dopri5` the accumulated embedded error; with
-    `hutchinson` the standard error over probes is added in quadrature.
+    by 3, with `dopri5` the accumulated embedded error; with `hutchinson` the standard error over probes is added in
+    quadrature. Richardson's 15 for the fourth order would understate it: a trained field at few steps converges more
+    slowly, and 3 assumes the second order only.
 
     Args:
         network: velocity field; its parameters' dtype and device are used inside, positions and log q stay float64.
@@ -126,7 +127,7 @@ class ODEFlow:
         else:
             ends, integral = runge_kutta_4(field, x, start, end, self.settings.steps)
             _, coarse = runge_kutta_4(field, x, start, end, self.settings.steps // 2)
-            error = (integral - coarse).mean(1).abs() / 15
+            error = (integral - coarse).mean(1).abs() / 3
         mean = integral.mean(1)
         if probes is None:
             return ends, mean, error
