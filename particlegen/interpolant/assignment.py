@@ -9,18 +9,35 @@ __all__ = ["couple"]
 
 
 @numba.njit(cache=True, nogil=True)
-def _assign(cost, columns):
-    """Fill `columns` with the optimal assignment, return its cost; shortest paths (Jonker & Volgenant 1987)."""
+def _assign(cost, columns, work, links):
+    """Fill `columns` with the optimal assignment, return its cost; shortest paths (Jonker & Volgenant 1987).
+
+    `work` (3 rows) and `links` (3 rows) are scratch space of at least n + 1 columns.
+    """
     n = cost.shape[0]
-    u, v = np.zeros(n + 1), np.zeros(n + 1)
-    match, way = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
+    u, v, best = work[0, : n + 1], work[1, : n + 1], work[2, : n + 1]
+    match, way, used = links[0, : n + 1], links[1, : n + 1], links[2, : n + 1]
+    u[0] = 0.0
+    v[:] = 0.0
+    match[:] = 0
+    for i in range(1, n + 1):  # each row takes its cheapest column where that is free
+        lowest, j1 = cost[i - 1, 0], 1
+        for j in range(2, n + 1):
+            if cost[i - 1, j - 1] < lowest:
+                lowest, j1 = cost[i - 1, j - 1], j
+        u[i] = lowest
+        columns[i - 1] = j1 - 1 if match[j1] == 0 else -1
+        if match[j1] == 0:
+            match[j1] = i
     for i in range(1, n + 1):
+        if columns[i - 1] >= 0:
+            continue
         match[0] = i
         j0 = 0
-        best = np.full(n + 1, np.inf)
-        used = np.zeros(n + 1, np.bool_)
+        best[:] = np.inf
+        used[:] = 0
         while True:
-            used[j0] = True
+            used[j0] = 1
             i0, delta, j1 = match[j0], np.inf, 0
             for j in range(1, n + 1):
                 if not used[j]:
@@ -52,39 +69,34 @@ def _assign(cost, columns):
 
 
 @numba.njit(cache=True, nogil=True)
-def _squared_distance(a, b, shift, lengths):
-    total = 0.0
-    for k in range(lengths.shape[0]):
-        delta = b[k] + shift[k] - a[k]
-        delta -= lengths[k] * np.rint(delta / lengths[k])
-        total += delta * delta
-    return total
-
-
-@numba.njit(cache=True, nogil=True)
-def _permute(x0, x1, shift, lengths, starts, permutation):
+def _permute(x0, x1, shift, lengths, starts, permutation, scratch):
     """Best permutation within each species at a fixed translation; `starts` bounds the species' blocks."""
+    table, columns, work, links = scratch
     total = 0.0
     for s in range(starts.shape[0] - 1):
         first, n = starts[s], starts[s + 1] - starts[s]
-        cost = np.empty((n, n))
+        cost = table[:n, :n]
         for i in range(n):
             for j in range(n):
-                cost[i, j] = _squared_distance(x0[first + i], x1[first + j], shift, lengths)
-        columns = np.empty(n, np.int64)
-        total += _assign(cost, columns)
+                squared = 0.0
+                for k in range(shift.shape[0]):  # without slices: numba counts references to each
+                    delta = x1[first + j, k] + shift[k] - x0[first + i, k]
+                    delta -= lengths[k] * np.rint(delta / lengths[k])
+                    squared += delta * delta
+                cost[i, j] = squared
+        total += _assign(cost, columns, work, links)
         for i in range(n):
             permutation[first + i] = first + columns[i]
     return total
 
 
 @numba.njit(cache=True, nogil=True)
-def _couple_one(x0, x1, lengths, starts, elements, shifts, rounds, out):
+def _couple_one(x0, x1, lengths, starts, elements, shifts, rounds, out, scratch):
     """The best of all starting translations and point-group elements, each refined by alternating minimisation."""
     n, dim = x0.shape
     best = np.inf
     permutation = np.empty(n, np.int64)
-    image = np.empty_like(x1)
+    image, shift = np.empty_like(x1), np.empty(dim)
     for g in range(elements.shape[0]):
         for i in range(n):
             for a in range(dim):
@@ -92,8 +104,8 @@ def _couple_one(x0, x1, lengths, starts, elements, shifts, rounds, out):
                 for b in range(dim):
                     image[i, a] += elements[g, a, b] * x1[i, b]
         for start in range(shifts.shape[0]):
-            shift = shifts[start].copy()
-            cost = _permute(x0, image, shift, lengths, starts, permutation)
+            shift[:] = shifts[start]
+            cost = _permute(x0, image, shift, lengths, starts, permutation, scratch)
             for _ in range(rounds):
                 for a in range(dim):
                     mean = 0.0
@@ -101,7 +113,7 @@ def _couple_one(x0, x1, lengths, starts, elements, shifts, rounds, out):
                         delta = image[permutation[i], a] + shift[a] - x0[i, a]
                         mean += delta - lengths[a] * np.rint(delta / lengths[a])
                     shift[a] -= mean / n
-                refined = _permute(x0, image, shift, lengths, starts, permutation)
+                refined = _permute(x0, image, shift, lengths, starts, permutation, scratch)
                 if refined > cost - 1e-9:
                     cost = min(cost, refined)
                     break
@@ -115,8 +127,10 @@ def _couple_one(x0, x1, lengths, starts, elements, shifts, rounds, out):
 
 @numba.njit(cache=True, nogil=True)
 def _couple(x0, x1, lengths, starts, elements, shifts, rounds, out):
+    n = x0.shape[1]
+    scratch = np.empty((n, n)), np.empty(n, np.int64), np.empty((3, n + 1)), np.empty((3, n + 1), np.int64)
     for b in range(x0.shape[0]):
-        _couple_one(x0[b], x1[b], lengths, starts, elements, shifts[b], rounds, out[b])
+        _couple_one(x0[b], x1[b], lengths, starts, elements, shifts[b], rounds, out[b], scratch)
 
 
 def couple(
