@@ -131,13 +131,13 @@ def test_contract_refuses_mutants(clause):
         check_velocity_network(mutant, system)
 
 
-def _nearest_image(theta):
-    wrapped = theta - 2 * math.pi * torch.round(theta / (2 * math.pi))
+def _nearest_image(cos, sin):
+    wrapped = torch.atan2(sin, cos)
     return wrapped**2, wrapped
 
 
-def _kinked_distance(theta):
-    return _nearest_image(theta)[0], torch.sin(theta)
+def _kinked_distance(cos, sin):
+    return _nearest_image(cos, sin)[0], sin
 
 
 @pytest.mark.parametrize("kind", ["hollow", "standard"])
@@ -152,7 +152,8 @@ def test_nearest_image_features_jump_at_the_antipode(kind, mutant, clause, monke
 
 
 def _told(network, t, x):
-    return network._told(t, hollow.pair_displacements(x))[:2]
+    h, vector, _ = network._told(t, network.features(hollow.pair_displacements(x)))
+    return h, vector.permute(2, 3, 4, 0, 1)
 
 
 def test_what_is_told_leaves_the_listener_out():
@@ -174,9 +175,9 @@ def test_what_is_told_leaves_the_listener_out():
 class LeakyNetwork(HollowNetwork):
     """Tells i about j with i included."""
 
-    def _told(self, t, delta):
-        h, vector, node = super()._told(t, delta)
-        return h + self.features(delta)[0].mean(-1, keepdim=True), vector, node
+    def _told(self, t, features):
+        h, vector, node = super()._told(t, features)
+        return h + features[0].mean(0)[..., None], vector, node
 
 
 def test_a_leak_of_the_listener_fails_the_divergence():

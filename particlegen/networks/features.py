@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from particlegen.geometry import FlatTorus
 
-__all__ = ["TorusFeatures", "smooth_displacement"]
+__all__ = ["TorusFeatures", "as_features", "as_rows", "smooth_displacement"]
 
 _SOFTENING = 0.05
 """Length, in units of the mean spacing, below which the distance is rounded off, so that it is smooth at contact."""
@@ -24,26 +24,30 @@ def _arcsine_coefficients(order: int) -> list[float]:
     return [2.0 * 4.0**n / (n * n * math.comb(2 * n, n)) for n in range(1, order + 1)]
 
 
-def smooth_displacement(theta: Tensor, order: int = 8) -> tuple[Tensor, Tensor]:
-    """Smooth periodic stand-ins for θ² and θ on (−π, π), any shape.
+def smooth_displacement(cos: Tensor, sin: Tensor, order: int = 8) -> tuple[Tensor, Tensor]:
+    """Smooth periodic stand-ins for θ² and θ on (−π, π), from the cosine and sine of θ, any shape.
 
     The power series of θ² in sin²(θ/2), truncated: analytic on the circle, within 1e-3 of θ² for |θ| < 1.6, and flat
     at the antipode. The second value is half its derivative.
 
-    >>> square, angle = smooth_displacement(torch.tensor([1.0, math.pi]))
+    >>> theta = torch.tensor([1.0, math.pi])
+    >>> square, angle = smooth_displacement(torch.cos(theta), torch.sin(theta))
     >>> round(square[0].item(), 4), round(angle[0].item(), 3), round(abs(angle[1].item()), 6)
     (1.0, 1.0, 0.0)
     """
-    u = 0.5 * (1.0 - torch.cos(theta))
+    u = 0.5 * (1.0 - cos)
     square, slope = torch.zeros_like(u), torch.zeros_like(u)
     for n, c in reversed(list(enumerate(_arcsine_coefficients(order), start=1))):
         square = (square + c) * u
         slope = slope * u + n * c
-    return square, 0.25 * slope * torch.sin(theta)
+    return square, 0.25 * slope * sin
 
 
 class TorusFeatures(nn.Module):
     """Invariants and equivariant vectors of displacements on a torus.
+
+    Every array has the displacements' shape as its last axes and counts features in the first, so that the work on
+    them runs over long contiguous rows. `as_rows` and `as_features` lead to linear layers and back without a copy.
 
     Args:
         torus: the box; axes of equal length form a class whose members may be permuted.
@@ -53,24 +57,20 @@ class TorusFeatures(nn.Module):
     """
 
     scale: Tensor
-    membership: Tensor
-    axis_class: Tensor
-    orders: Tensor
     centres: Tensor
 
     def __init__(self, torus: FlatTorus, spacing: float, harmonics: int, radial: int):
         super().__init__()
-        classes = sorted(set(torus.lengths))
-        membership = torch.tensor([[float(length == c) for length in torus.lengths] for c in classes])
+        lengths = sorted(set(torus.lengths))
         reach = min(math.sqrt(sum(length**2 for length in torus.lengths)) / 2, 3.0 * spacing)
         self.lengths = torus.lengths
-        self.classes = len(classes)
+        self.axes = [[axis for axis, length in enumerate(torus.lengths) if length == same] for same in lengths]
+        self.class_of_axis = [lengths.index(length) for length in torus.lengths]
+        self.classes = len(lengths)
         self.width = reach / (radial - 1)
         self.softening = (_SOFTENING * spacing) ** 2
+        self.harmonics = harmonics
         self.register_buffer("scale", torch.tensor(torus.lengths) / (2 * math.pi), persistent=False)
-        self.register_buffer("membership", membership, persistent=False)
-        self.register_buffer("axis_class", membership.argmax(0), persistent=False)
-        self.register_buffer("orders", torch.arange(1.0, harmonics + 1.0), persistent=False)
         self.register_buffer("centres", torch.linspace(0.0, reach, radial), persistent=False)
         self.invariants = radial + 2 * harmonics * self.classes
         self.vectors = 2 + 2 * harmonics
@@ -81,33 +81,56 @@ class TorusFeatures(nn.Module):
         self.scale = self.scale.new_tensor(self.lengths) / (2 * math.pi)
         return self
 
-    def forward(self, delta: Float[Tensor, "*batch dim"]) -> tuple[Tensor, Tensor]:
-        """Invariants `(*batch, invariants)` and vectors `(*batch, dim, vectors)`; the first vector is the direction."""
-        theta = delta / self.scale
-        angles = theta[..., None] * self.orders
-        cos, sin = torch.cos(angles), torch.sin(angles)
-        square, smooth = smooth_displacement(theta)
-        distance = torch.sqrt((square * self.scale**2).sum(-1, keepdim=True) + self.softening)
-        radial = torch.exp(-(((distance - self.centres) / self.width) ** 2))
-        sums = torch.einsum("ca,...ak->...ck", self.membership, cos)
-        others = torch.einsum("ca,...ck->...ak", self.membership, sums) - cos  # over the other axes of the class
-        products = torch.einsum("ca,...ak->...ck", self.membership, cos * others)
-        invariants = torch.cat([radial, sums.flatten(-2), products.flatten(-2)], -1)
-        displacement = smooth * self.scale
-        vectors = torch.cat([(displacement / distance)[..., None], displacement[..., None], sin, sin * others], -1)
+    def forward(self, delta: Float[Tensor, "dim *batch"]) -> tuple[Tensor, Tensor]:
+        """Invariants `(invariants, *batch)` and vectors `(vectors, dim, *batch)`; the first vector is the direction."""
+        ones = (1,) * (delta.ndim - 1)
+        scale = self.scale.view(-1, *ones)
+        theta = delta / scale
+        cos, sin = [torch.cos(theta)], [torch.sin(theta)]
+        for _ in range(1, self.harmonics):
+            cos.append(cos[0] * cos[-1] - sin[0] * sin[-1])
+            sin.append(sin[0] * cos[-2] + cos[0] * sin[-1])
+        square, smooth = smooth_displacement(cos[0], sin[0])
+        distance = torch.sqrt((square * scale**2).sum(0) + self.softening)
+        radial = torch.exp(-(((distance - self.centres.view(-1, *ones)) / self.width) ** 2))
+        waves, sines = torch.stack(cos), torch.stack(sin)
+        sums = self._sums(waves)
+        others = self._of_axes(sums) - waves  # over the other axes of the class
+        products = self._sums(waves * others)
+        invariants = torch.cat([radial, *sums, *products])
+        displacement = smooth * scale
+        vectors = torch.cat([(displacement / distance)[None], displacement[None], sines, sines * others])
         return invariants, vectors
 
-    def weigh(self, vectors: Tensor, weights: Tensor, axis: int = -2) -> Tensor:
-        """Σ_k vectors × weights over the last axis, one weight per class of axes.
+    def weigh(self, vectors: Tensor, weights: Tensor) -> Tensor:
+        """Σ_k w_k v_k with one weight per class of axes.
 
-        `axis` of `vectors` counts the box's axes and that of `weights` the classes; the other shapes broadcast.
+        `(vectors, dim, *batch)` and `(*more, classes, vectors, *batch)` → `(*more, dim, *batch)`.
         """
-        if self.classes > 1:
-            weights = weights.index_select(axis, self.axis_class)
-        return (vectors * weights).sum(-1)
+        axis = weights.ndim - vectors.ndim
+        weights = weights.movedim(axis, 0)
+        parts = [(vectors[:, a] * weights[c]).sum(axis) for a, c in enumerate(self.class_of_axis)]
+        return torch.stack(parts, axis)
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
-        """Inner products over the axes of each class: `(*batch, dim, k)` twice → `(*batch, classes k)`."""
-        if self.classes == 1:
-            return (a * b).sum(-2)
-        return torch.einsum("ca,...ak->...ck", self.membership, a * b).flatten(-2)
+        """Inner products over the axes of each class: `(k, dim, *batch)` twice → `(classes k, *batch)`."""
+        return torch.cat(self._sums(a * b))
+
+    def _sums(self, values: Tensor) -> list[Tensor]:
+        """Sums over the axes of each class: `(k, dim, *batch)` → `(k, *batch)` each."""
+        return [values.sum(1) if self.classes == 1 else values[:, axes].sum(1) for axes in self.axes]
+
+    def _of_axes(self, sums: list[Tensor]) -> Tensor:
+        """Of every axis, the value of its class: → `(k, dim, *batch)`, or its second axis of length one."""
+        return sums[0][:, None] if self.classes == 1 else torch.stack([sums[c] for c in self.class_of_axis], 1)
+
+
+def as_rows(features: Tensor) -> Tensor:
+    """`(features, *batch)` → `(*batch, features)`, a view, as linear layers want it."""
+    return features.movedim(0, -1)
+
+
+def as_features(layer: nn.Linear, rows: Tensor) -> Tensor:
+    """A linear layer with its outputs first: `(*batch, inputs)` → `(outputs, *batch)`, contiguous."""
+    out = torch.addmm(layer.bias[:, None], layer.weight, rows.flatten(0, -2).t())
+    return out.view(-1, *rows.shape[:-1])

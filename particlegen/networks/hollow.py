@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from particlegen.geometry import FlatTorus, Positions
+from particlegen.networks.features import as_features, as_rows
 from particlegen.networks.layers import TorusNetwork, mlp, pair_displacements, remove_drift
 
 __all__ = ["HollowNetwork"]
@@ -36,12 +37,13 @@ class _StarRound(nn.Module):
             self.weight.weight.mul_(0.1)
 
     def forward(self, g: Tensor, h: Tensor, invariants: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Node states `(batch, N, width)` updated, and the weights of the vectors `(batch, N, N, outputs vectors)`."""
-        q = nn.functional.silu(self.told(h) + self.own(g)[:, :, None] + self.edge(invariants))
+        """Node states `(batch, N, width)` updated, and the weights of the vectors `(outputs vectors, batch, N, N)`."""
+        q = nn.functional.silu(self.told(h) + self.own(g)[:, :, None] + self.edge(as_rows(invariants)))
         q = nn.functional.silu(self.mix(q))
         pooled = (q * (torch.sigmoid(self.gate(q)) * mask)).sum(2)
         g = g + self.update(torch.cat([g, pooled], -1))
-        return g, self.weight(nn.functional.silu(q + self.own_weight(g)[:, :, None])) * mask
+        weights = as_features(self.weight, nn.functional.silu(q + self.own_weight(g)[:, :, None]))
+        return g, weights * mask[..., 0]
 
 
 class HollowNetwork(TorusNetwork):
@@ -83,43 +85,43 @@ class HollowNetwork(TorusNetwork):
             [_StarRound(width, inv + n_dots, classes * n_vectors, 2 if r + 1 < rounds else 1) for r in range(rounds)]
         )
 
-    def _told(self, t: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What i is told about j without i, `(B, N, N, width)` and `(B, N, N, dim, channels)`; and the node states."""
-        batch, n = delta.shape[:2]
+    def _told(self, t: Tensor, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """What i is told about j without i, `(B, N, N, width)` and `(channels, dim, B, N, N)`; and the node states."""
+        invariants, vectors = features
         node = self.clock(t, self.species)
-        invariants, vectors = self.features(delta)
-        edge = self.sender(node)[:, None] + self.receiver(node)[:, :, None] + self.edge(invariants)
-        m = self.message(nn.functional.silu(edge)) * self.mask / self.crowd
-        weights = self.message_vector(m).view(batch, n, n, self.features.classes, self.channels, -1)
+        edge = self.sender(node)[:, None] + self.receiver(node)[:, :, None] + self.edge(as_rows(invariants))
+        m = self.message(nn.functional.silu(edge)) * (self.mask / self.crowd)
         # the linear map's bias would give the diagonal a weight, but its vectors vanish there
-        mv = self.features.weigh(vectors[..., None, :], weights, axis=-3)
-        total, total_v = m.sum(2), mv.sum(2)
-        scalar = total[:, None] - m.transpose(1, 2)
-        vector = total_v[:, None] - mv.transpose(1, 2)
-        h = self.environment(torch.cat([scalar, self.features.dot(vector, vector)], -1))
-        h = self.environment_out(nn.functional.silu(h + self.environment_own(node)[:, None]))
-        return h, vector, node
+        weights = as_features(self.message_vector, m).view(
+            self.features.classes, self.channels, self.features.vectors, *m.shape[:-1]
+        )
+        mv = self.features.weigh(vectors, weights.transpose(0, 1))
+        scalar = m.sum(2)[:, None] - m.transpose(1, 2)
+        vector = mv.sum(-1)[..., None, :] - mv.transpose(-1, -2)
+        told = torch.cat([scalar, as_rows(self.features.dot(vector, vector))], -1)
+        h = self.environment(told) + self.environment_own(node)[:, None]
+        return self.environment_out(nn.functional.silu(h)), vector, node
 
-    def _star(self, delta: Tensor, h: Tensor, vector: Tensor, node: Tensor) -> Tensor:
-        batch, n = delta.shape[:2]
-        g, velocity = self.start(node), torch.zeros_like(delta[:, :, 0])
-        moved = delta
+    def _star(self, delta: Tensor, features: tuple[Tensor, Tensor], told: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        h, vector, node = told
+        g, velocity = self.start(node), torch.zeros_like(delta[..., 0])
         for r, star in enumerate(self.star):
-            invariants, vectors = self.features(moved)
-            dots = [self.features.dot(vector, vectors[..., k : k + 1]) for k in (0, 2)]
-            g, weights = star(g, h, torch.cat([invariants, *dots], -1), self.mask)
-            weights = weights.view(batch, n, n, -1, self.features.classes, self.features.vectors + self.channels)
-            arrows = torch.cat([vectors, vector], -1)
-            velocity = velocity + self.features.weigh(arrows, weights[:, :, :, 0]).sum(2) / self.crowd
+            invariants, vectors = features if r == 0 else self.features(delta)
+            dots = [self.features.dot(vector, vectors[k]) for k in (0, 2)]
+            g, weights = star(g, h, torch.cat([invariants, *dots]), self.mask)
+            arrows = torch.cat([vectors, vector])
+            weights = weights.view(-1, self.features.classes, len(arrows), *delta.shape[1:])
+            moves = self.features.weigh(arrows, weights).sum(-1) / self.crowd
+            velocity = velocity + moves[0]
             if r + 1 < self.rounds:
-                shift = self.features.weigh(arrows, weights[:, :, :, 1]).sum(2) / self.crowd
-                moved = moved - shift[:, :, None]
-        return velocity
+                delta = delta - moves[1][..., None]
+        return as_rows(velocity)
 
     def forward(self, t: Float[Tensor, " batch"], x: Positions) -> Positions:
         """Velocities at times `t` in [0, 1] and positions `x`, in lengths per unit of t."""
         delta = pair_displacements(x)
-        return remove_drift(self._star(delta, *self._told(t, delta)))
+        features = self.features(delta)
+        return remove_drift(self._star(delta, features, self._told(t, features)))
 
     def with_divergence(self, t: Float[Tensor, " batch"], x: Positions) -> tuple[Positions, Float[Tensor, " batch"]]:
         """Velocities and the exact divergence Σ_i ∂·v_i/∂x_i, detached; memory is bounded whatever the batch."""
@@ -133,14 +135,14 @@ class HollowNetwork(TorusNetwork):
 
         Reverse mode, because the tangents of forward mode cost half as much again here.
         """
-        with torch.inference_mode(False), torch.no_grad():
-            delta = pair_displacements(x)
-            told = self._told(t, delta)
         with torch.inference_mode(False), torch.enable_grad():
-            delta.requires_grad_()
-            velocity = self._star(delta, *told)
+            delta = pair_displacements(x).requires_grad_()
+            features = self.features(delta)
+            with torch.no_grad():
+                told = self._told(t, features)
+            velocity = self._star(delta, features, told)
             divergence = torch.zeros_like(velocity[:, 0, 0])
             for axis, along in enumerate(velocity.unbind(-1)):
                 (slopes,) = torch.autograd.grad(along.sum(), delta, retain_graph=axis + 1 < x.shape[-1])
-                divergence = divergence - slopes[..., axis].sum((1, 2))
+                divergence = divergence - slopes[axis].sum((1, 2))
         return remove_drift(velocity).detach(), divergence.detach()

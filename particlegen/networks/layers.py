@@ -22,8 +22,9 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 def pair_displacements(x: Tensor) -> Tensor:
-    """x_j − x_i, not wrapped: `(batch, N, dim)` → `(batch, N, N, dim)`; every feature is periodic."""
-    return x[:, None] - x[:, :, None]
+    """x_j − x_i, not wrapped: `(batch, N, dim)` → `(dim, batch, N, N)`, first i then j; every feature is periodic."""
+    x = x.movedim(-1, 0).contiguous()
+    return x[:, :, None] - x[..., None]
 
 
 def remove_drift(v: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from particlegen.geometry import FlatTorus, Positions
+from particlegen.networks.features import as_features, as_rows
 from particlegen.networks.layers import TorusNetwork, mlp, pair_displacements, remove_drift
 
 __all__ = ["StandardNetwork"]
@@ -24,10 +25,10 @@ class _MessageRound(nn.Module):
             self.weight.weight.mul_(0.1)
 
     def forward(self, h: Tensor, invariants: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        q = nn.functional.silu(self.sender(h)[:, None] + self.receiver(h)[:, :, None] + self.edge(invariants))
+        q = nn.functional.silu(self.sender(h)[:, None] + self.receiver(h)[:, :, None] + self.edge(as_rows(invariants)))
         q = nn.functional.silu(self.mix(q))
         h = h + self.update(torch.cat([h, (q * (torch.sigmoid(self.gate(q)) * mask)).sum(2)], -1))
-        return h, self.weight(q) * mask
+        return h, as_features(self.weight, q) * mask[..., 0]
 
 
 class StandardNetwork(TorusNetwork):
@@ -57,14 +58,13 @@ class StandardNetwork(TorusNetwork):
 
     def forward(self, t: Float[Tensor, " batch"], x: Positions) -> Positions:
         """Velocities at times `t` in [0, 1] and positions `x`, in lengths per unit of t."""
-        batch, n, _ = x.shape
         h, velocity, moved = self.clock(t, self.species), torch.zeros_like(x), x
         for message in self.messages:
             invariants, vectors = self.features(pair_displacements(moved))
             h, weights = message(h, invariants, self.mask)
-            weights = weights.view(batch, n, n, 2, self.features.classes, -1)
-            velocity = velocity + self.features.weigh(vectors, weights[:, :, :, 0]).sum(2) / self.crowd
-            moved = moved + self.features.weigh(vectors, weights[:, :, :, 1]).sum(2) / self.crowd
+            weights = weights.view(2, self.features.classes, len(vectors), *invariants.shape[1:])
+            moves = self.features.weigh(vectors, weights).sum(-1) / self.crowd
+            velocity, moved = velocity + as_rows(moves[0]), moved + as_rows(moves[1])
         return remove_drift(velocity)
 
     def with_divergence(self, t: Float[Tensor, " batch"], x: Positions) -> tuple[Positions, Float[Tensor, " batch"]]:
