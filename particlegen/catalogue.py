@@ -4,26 +4,23 @@ Cards are YAML mappings. They are read by a strict safe loader: duplicate keys, 
 refused with the file and the line, so that a card never means something else than what it shows.
 """
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
-from particlegen.settings import InputError, Section
+from particlegen.settings import InputError
+from particlegen.validation import near_matches
 
-__all__ = ["KINDS", "Card", "load", "names", "near_matches", "parse_section", "parse_yaml", "root"]
+__all__ = ["KINDS", "Card", "load", "names", "parse_yaml", "root"]
 
 KINDS = ("systems", "potentials", "workflows")
 """The three catalogues."""
 
 _MAX_BYTES = 1_000_000
 _MAX_DEPTH = 40
-
-SectionType = TypeVar("SectionType", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -158,47 +155,7 @@ def parse_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def parse_section(model: type[SectionType], data: Any, source: str) -> SectionType:
-    """`data` validated against a pydantic section.
-
-    Raises:
-        InputError: names `source`, every offending key, what was found and, for an unknown key, what is close.
-    """
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        problems = []
-        for item in error.errors(include_url=False):
-            key = ".".join(str(part) for part in item["loc"]) or "(top level)"
-            if item["type"] == "extra_forbidden":
-                known = list(model.model_fields) if len(item["loc"]) == 1 else []
-                hint = f": {near_matches(str(item['loc'][-1]), known)}" if known else ""
-                problems.append(f"unknown key {key!r}{hint}")
-            elif item["type"] == "missing":
-                problems.append(f"missing key {key!r}")
-            else:
-                problems.append(f"key {key!r}: {item['msg']}, found {_short(item['input'])}")
-        raise InputError(f"{source}: " + "; ".join(problems)) from error
-
-
-def near_matches(name: str, available: list[str]) -> str:
-    """A phrase for error messages: the close names, or all of them.
-
-    >>> near_matches("ipl_binry_2d", ["ipl_binary_2d", "lj_bulk"])
-    "did you mean 'ipl_binary_2d'?"
-    """
-    close = difflib.get_close_matches(name, available, n=3)
-    if close:
-        return "did you mean " + " or ".join(repr(match) for match in close) + "?"
-    return "expected one of " + ", ".join(sorted(available))
-
-
 def _folder(kind: str) -> Path:
     if kind not in KINDS:
         raise ValueError(f"unknown catalogue {kind!r}: expected one of {', '.join(KINDS)}")
     return root() / kind
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "particlegen"
 
 FLOORS = (
     ("settings", "geometry", "units", "events", "streams", "machine"),
+    ("validation",),
     ("system",),
     ("io",),
     ("catalogue",),

@@ -168,11 +168,11 @@ def test_own_card_is_cited_by_relative_path(tmp_path):
         ({"cutoff": -1.0}, "'cutoff'.*greater than 0"),
         ({"cutoff": float("nan")}, "'cutoff'.*finite"),
         ({"cutof": 2.5}, "unknown key 'cutof': did you mean 'cutoff'"),
-        ({"sigma": [[1.0, "x"], [1.2, 1.4]]}, r"'sigma\.0\.1'"),
+        ({"sigma": [[1.0, "x"], [1.2, 1.4]]}, r"'sigma\[0\]\[1\]'"),
         ({"species": ["A", "A"]}, "species names have to differ"),
         ({"nonadditivity": 0.2}, "either sigma"),
         ({"citations": []}, "'citations'"),
-        ({"citations": ...}, "missing key 'citations'"),
+        ({"citations": ...}, "key 'citations' is missing"),
         ({"units": "si"}, "'units'"),
     ],
 )

@@ -14,11 +14,11 @@ import typer
 import yaml
 
 import particlegen
-from particlegen.catalogue import parse_section
 from particlegen.cli import app, console
 from particlegen.energy.cards import SystemCard, load_potential
 from particlegen.report.advice import advise
 from particlegen.settings import InputError
+from particlegen.validation import parse_section
 from particlegen.workflow import Resources, load_workflow
 
 ROOT = Path(__file__).parents[1]

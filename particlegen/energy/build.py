@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from particlegen.catalogue import Card, near_matches
+from particlegen.catalogue import Card
 from particlegen.energy.cards import (
     Count,
     Lengths,
@@ -21,6 +21,7 @@ from particlegen.geometry import FlatTorus, FreeSpace, Geometry
 from particlegen.io.structures import Structure
 from particlegen.settings import InputError, Section
 from particlegen.system import ParticleSystem, ThermodynamicState
+from particlegen.validation import near_matches
 
 __all__ = ["BuiltSystem", "SystemSettings", "build_system"]
 

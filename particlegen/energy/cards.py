@@ -11,6 +11,7 @@ from particlegen import catalogue
 from particlegen.energy.formulas import PairPotential, even_power_energy
 from particlegen.settings import InputError, Section
 from particlegen.units import Units
+from particlegen.validation import parse_section
 
 __all__ = [
     "Coefficients",
@@ -205,7 +206,7 @@ def load_potential(name: str, relative_to: Path | None = None) -> tuple[Potentia
         InputError: unknown card, a bad key, an asymmetric matrix, or a smoothness claim that does not hold.
     """
     raw = catalogue.load("potentials", name, relative_to)
-    card = catalogue.parse_section(PotentialCard, raw.data, str(raw.path))
+    card = parse_section(PotentialCard, raw.data, str(raw.path))
     potential = card.potential(raw.name)
     for claim, value in zip(_CLAIMS, cutoff_derivatives(potential), strict=True):
         # Published coefficients carry about ten digits.
@@ -224,4 +225,4 @@ def load_system_card(name: str, relative_to: Path | None = None) -> tuple[catalo
         InputError: unknown card, or a bad key; names the file and every offending key.
     """
     raw = catalogue.load("systems", name, relative_to)
-    return raw, catalogue.parse_section(SystemCard, raw.data, str(raw.path))
+    return raw, parse_section(SystemCard, raw.data, str(raw.path))

@@ -188,7 +188,8 @@ def save_weights(path: str | Path, tensors: Tensors, metadata: Mapping[str, Any]
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: weights end in .safetensors")
     text = _canonical(metadata)
-    content = _packed(tensors, {"metadata": text, "sha256": _digest(tensors, text)})
+    # one key, because the order of several in the header is not the same in every run
+    content = _packed(tensors, {"card": _canonical({"metadata": metadata, "sha256": _digest(tensors, text)})})
     card = {
         "format": FORMAT,
         "weights": path.name,
@@ -221,14 +222,15 @@ def load_weights(
         content = _read(path, largest_bytes)
         tensors = _unpacked(content)
         header = _json_object(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
-        text = header.get("metadata") if isinstance(header, dict) else None
-        if text is None:
+        inner = _json_object(header["card"].encode()) if isinstance(header, dict) and "card" in header else {}
+        metadata = inner.get("metadata")
+        if not isinstance(metadata, dict):
             raise _Damaged("no metadata of this package in its header")
-        if header.get("sha256") != _digest(tensors, text):
+        if inner.get("sha256") != _digest(tensors, _canonical(metadata)):
             raise _Damaged("the content does not match its checksum")
         card = path.with_suffix(".json")
         if card.is_file() and _json_object(_read(card, LARGEST_JSON)).get("sha256") != _sha256(content):
             raise _Damaged(f"its checksum is not the one in {card.name}")
-        return tensors, _json_object(text.encode())
+        return tensors, metadata
     except _Damaged as problem:
         raise InputError(f"{path}: weights cannot be used: {problem}; restore the file or train again") from None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from particlegen import catalogue
 from particlegen.energy import SystemSettings
@@ -16,7 +16,7 @@ from particlegen.networks import NetworkSettings
 from particlegen.sampling import ReferenceSettings
 from particlegen.settings import InputError, Section
 from particlegen.training import TrainingSettings
-from particlegen.workflow.errors import explain
+from particlegen.validation import parse_section
 from particlegen.workflow.overrides import apply_overrides, parse_override
 
 __all__ = [
@@ -126,13 +126,6 @@ class Resources(Section):
     workers: int | None = Field(default=None, ge=1, le=1024)
 
 
-def _validated(model: type, data: Mapping[str, Any], source: str) -> Any:
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise explain(error, model, data, source) from None
-
-
 def load_workflow(
     workflow: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | list[str] | None = None
 ) -> tuple[Workflow, Path, str]:
@@ -161,12 +154,12 @@ def load_workflow(
     if data.get("kind") not in (None, "glass"):
         raise InputError(f"{source}: key 'kind': found {data['kind']!r}; this version runs kind: glass")
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "workflow"
-    return _validated(Workflow, data, source), folder, safe
+    return parse_section(Workflow, data, source), folder, safe
 
 
 def load_resources(path: Path | None) -> Resources:
     """The resources file, or the defaults."""
-    return Resources() if path is None else _validated(Resources, catalogue.parse_yaml(path), path.name)
+    return Resources() if path is None else parse_section(Resources, catalogue.parse_yaml(path), path.name)
 
 
 def canonical_yaml(workflow: Workflow) -> str:

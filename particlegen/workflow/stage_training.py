@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from particlegen import catalogue
-from particlegen.catalogue import Card, near_matches
+from particlegen.catalogue import Card
 from particlegen.energy import BuiltSystem
 from particlegen.events import Event
 from particlegen.interpolant import InterpolantLoss
@@ -18,6 +18,7 @@ from particlegen.io.checkpoint import load_weights, save_weights
 from particlegen.networks import HollowNetwork, NetworkSettings, StandardNetwork, build_network
 from particlegen.settings import InputError
 from particlegen.training import Trainer
+from particlegen.validation import near_matches
 from particlegen.workflow.job import Job
 from particlegen.workflow.schema import PretrainedSettings, Workflow
 from particlegen.workflow.stage_reference import training_frames

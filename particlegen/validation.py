@@ -1,15 +1,41 @@
-"""From pydantic's validation errors to sentences that name the key, what was found, and what to do."""
+"""Parsed YAML to sections: what is wrong with it in sentences that name the key, what was found, and what to do."""
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from particlegen.catalogue import near_matches
 from particlegen.settings import InputError
 
-__all__ = ["explain"]
+__all__ = ["near_matches", "parse_section"]
+
+SectionType = TypeVar("SectionType", bound=BaseModel)
+
+
+def near_matches(name: str, available: list[str]) -> str:
+    """A phrase for error messages: the close names, or all of them.
+
+    >>> near_matches("ipl_binry_2d", ["ipl_binary_2d", "lj_bulk"])
+    "did you mean 'ipl_binary_2d'?"
+    """
+    close = difflib.get_close_matches(name, available, n=3)
+    if close:
+        return "did you mean " + " or ".join(repr(match) for match in close) + "?"
+    return "expected one of " + ", ".join(sorted(available))
+
+
+def parse_section(model: type[SectionType], data: Mapping[str, Any], source: str) -> SectionType:
+    """`data` validated against a pydantic section.
+
+    Raises:
+        InputError: names `source` and, for every mistake, the key, what was found and what to do.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _explained(error, model, data, source) from None
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -51,15 +77,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def explain(error: ValidationError, model: type[BaseModel], data: Mapping[str, Any], source: str) -> InputError:
-    """An `InputError` with one line per mistake.
-
-    Args:
-        error: what pydantic found.
-        model: the model that refused.
-        data: the parsed file.
-        source: the file's name, for the message.
-    """
+def _explained(error: ValidationError, model: type[BaseModel], data: Mapping[str, Any], source: str) -> InputError:
+    """One line per mistake."""
     lines = []
     for item in error.errors(include_url=False):
         location, kind = item["loc"], item["type"]
