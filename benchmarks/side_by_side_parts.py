@@ -101,30 +101,29 @@ def stability(curve: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def plan_steps(build: Callable[[int], tuple[Trainer, Clocked]], seconds: float) -> tuple[int, float]:
-    """Steps that fit the CPU time after what finding out cost, and the median step."""
+def plan_steps(build: Callable[[int], tuple[Trainer, Clocked]], seconds: float) -> int:
+    """Steps that fit the CPU time after what finding out cost."""
     started = cpu()
     trainer, clock = build(60)
     for _ in trainer.run():
         pass
     validation = cpu() - next(at for at, training in clock.marks if not training)
-    step = clock.step_seconds()
-    each = step + validation / trainer.settings.validate_every
-    return max(1, int((seconds - (cpu() - started)) / each)), step
+    each = clock.step_seconds() + validation / trainer.settings.validate_every
+    return max(1, int((seconds - (cpu() - started)) / each))
 
 
 def ours(part: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train and sample with this package."""
-    workflow = catalogue.load("workflows", "glass_ipl_n10").data
-    eager, speed_only = part != "ours_compiled", part == "ours_peer_size"
-    network_settings = NetworkSettings(**workflow["network"] | ({"width": 28, "channels": 4} if speed_only else {}))
+    workflow, small = catalogue.load("workflows", "glass_ipl_n10").data, part == "ours_small"
+    sizes = catalogue.load("workflows", "quickstart").data["network"] if small else workflow["network"]
+    network_settings = NetworkSettings(**sizes)
     interpolant = InterpolantSettings(**workflow["interpolant"])
     built = system()
     positions, energies = reference(built, options.frames)
     data = torch.from_numpy(positions)
     shared = {k: v for k, v in workflow["training"].items() if k not in ("steps", "minutes")}
     shared |= {"batch": BATCH, "validation": int(VALIDATION_SHARE * options.frames)}
-    shared |= {"compile": False, "precision": "float32"} if eager else {"compile": True, "precision": "bfloat16"}
+    shared |= {"compile": False, "precision": "float32"} if small else {"compile": True, "precision": "bfloat16"}
 
     def build(steps: int) -> tuple[Trainer, Clocked]:
         settings = TrainingSettings(**shared | {"steps": steps})
@@ -133,51 +132,46 @@ def ours(part: str, options: argparse.Namespace) -> dict[str, Any]:
         return Trainer(network, clock, settings, SEED, data=data), clock
 
     began = cpu()
-    steps, step_seconds = plan_steps(build, 60 * options.minutes)
-    result: dict[str, Any] = {
-        "configuration": {
-            "network": network_settings.model_dump(),
-            "parameters": sum(p.numel() for p in build(1)[0].network.parameters()),
-            "interpolant": interpolant.model_dump(mode="json"),
-            "training": TrainingSettings(**shared | {"steps": steps}).model_dump(),
-        },
+    steps = plan_steps(build, 60 * options.minutes)
+    trainer, clock = build(steps)
+    curve: dict[int, dict[str, float]] = {}
+    for progress in trainer.run():
+        if math.isfinite(progress.validation_loss):
+            at = progress.step // trainer.settings.validate_every * trainer.settings.validate_every
+            at = progress.step if progress.done else at
+            point = {"step": at, "cpu_seconds": round(cpu() - began, 1), "loss": progress.validation_loss}
+            curve.setdefault(at, point)
+    training = {
+        "cpu_seconds": cpu() - began,
+        "steps": steps,
+        "steps_per_second": 1 / clock.step_seconds(),
+        "steps_per_second_validation_included": steps / (cpu() - began),
+        **stability(list(curve.values())),
     }
-    count = min(options.samples, 200) if speed_only else options.samples
-    if speed_only:
-        network = build_network(network_settings, built.system, SEED)
-        result["training"] = {"steps_per_second": 1 / step_seconds}
-    else:
-        trainer, clock = build(steps)
-        curve: dict[int, dict[str, float]] = {}
-        for progress in trainer.run():
-            if math.isfinite(progress.validation_loss):
-                at = progress.step // trainer.settings.validate_every * trainer.settings.validate_every
-                at = progress.step if progress.done else at
-                point = {"step": at, "cpu_seconds": round(cpu() - began, 1), "loss": progress.validation_loss}
-                curve.setdefault(at, point)
-        result["training"] = {
-            "cpu_seconds": cpu() - began,
-            "steps": steps,
-            "steps_per_second": 1 / clock.step_seconds(),
-            "steps_per_second_validation_included": steps / (cpu() - began),
-            **stability(list(curve.values())),
-        }
-        network = build_network(network_settings, built.system, SEED)
-        network.load_state_dict(trainer.ema_weights())
+    network = build_network(network_settings, built.system, SEED)
+    network.load_state_dict(trainer.ema_weights())
+    count = options.samples
     generation = GenerationSettings(samples=count, solver="rk4", steps=workflow["generation"]["steps"])
     began = cpu()
     samples = ODEFlow(network.eval(), built.system, generation).sample(count, torch_stream(SEED, "generation", 0))
     spent = cpu() - began
-    result["generation"] = {
-        "solver": f"rk4, {generation.steps} steps, and a second pass with half of them for the error of log q",
-        "velocity_evaluations_with_divergence": 6 * generation.steps,
-        "cpu_seconds_per_sample": spent / count,
-        "samples_with_likelihood_per_second": count / spent,
-        "median_error_of_log_q": float(samples.log_q_error.median()),
+    return {
+        "configuration": {
+            "network": network_settings.model_dump(),
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "interpolant": interpolant.model_dump(mode="json"),
+            "training": trainer.settings.model_dump(),
+        },
+        "training": training,
+        "generation": {
+            "solver": f"rk4, {generation.steps} steps, and a second pass with half of them for the error of log q",
+            "velocity_evaluations_with_divergence": 6 * generation.steps,
+            "cpu_seconds_per_sample": spent / count,
+            "samples_with_likelihood_per_second": count / spent,
+            "median_error_of_log_q": float(samples.log_q_error.median()),
+        },
+        "quality": quality(built, samples.positions, samples.log_q.numpy(), energies),
     }
-    if not speed_only:
-        result["quality"] = quality(built, samples.positions, samples.log_q.numpy(), energies)
-    return result
 
 
 def peer(options: argparse.Namespace) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_contract_in_single_precision_and_by_steps_of_its_own():
     single = network_flow((2.0, 2.5), (0, 0, 1), steps=8)
     single.network.float()
     check_flow(single)
-    check_flow(network_flow(kind="standard", solver="dopri5", tolerance=1e-6), atol=1e-5)
+    check_flow(network_flow(kind="standard", solver="dopri5", tolerance=1e-4), samples=6)
 
 
 class WrongSign:
@@ -194,25 +194,23 @@ def test_the_error_of_log_q_is_honest(steps):
         assert 0.1 < float(off.square().mean().sqrt() / stated.square().mean().sqrt()) < 3
 
 
-def hutchinson_bias(correct, n=6000):
-    """Mean of exp(−log q) over probes, relative to the exact one, less 1; and its standard error."""
-    exact = network_flow((2.0, 2.0), (0, 0, 1), boost=2.2, steps=4, chunk=6000)
-    noisy = network_flow((2.0, 2.0), (0, 0, 1), boost=2.2, steps=4, chunk=6000, likelihood="hutchinson", probes=2)
+def test_the_bias_of_random_probes_is_shown_and_removed():
+    """exp(−log q) averaged over probes, relative to the exact one, with and without the correction."""
+    n, settings = 5000, {"lengths": (2.0, 2.0), "species": (0, 0, 1), "boost": 2.2, "steps": 4, "chunk": 5000}
+    exact, noisy = network_flow(**settings), network_flow(**settings, likelihood="hutchinson", probes=2)
     x = exact.system.torus.uniform((1, 3), torch.Generator().manual_seed(5))
     log_q, error = noisy.log_prob(x.repeat(n, 1, 1), torch.Generator().manual_seed(6))
     off = log_q - exact.log_prob(x)[0]
-    if not correct:  # take the half variance out again, which log q was given for the weights' sake
-        off = off - error**2 / 2
-    weight = torch.exp(-off)
-    return float(weight.mean() - 1), float(weight.std() / math.sqrt(n)), float(off.std())
 
+    def bias(off):
+        weight = torch.exp(-off)
+        return float(weight.mean() - 1), float(weight.std() / math.sqrt(n)), float(off.std())
 
-def test_the_bias_of_random_probes_is_shown_and_removed():
-    bias, stderr, spread = hutchinson_bias(correct=False)
+    shown, stderr, spread = bias(off - error**2 / 2)  # without the half variance that log q was given
     assert 0.1 < spread < 0.6
-    assert bias > 8 * stderr and abs(bias - spread**2 / 2) < spread**3 + 4 * stderr
-    bias, stderr, spread = hutchinson_bias(correct=True)
-    assert abs(bias) < 4 * stderr + spread**4 / 4
+    assert shown > 8 * stderr and abs(shown - spread**2 / 2) < spread**3 + 4 * stderr
+    left, stderr, spread = bias(off)
+    assert abs(left) < 4 * stderr + spread**4 / 4
 
 
 def test_random_probes_state_their_noise_in_both_directions():

@@ -87,6 +87,7 @@ def test_strings_are_escaped(data):
     ("change", "key"),
     [
         ({"pareto_k": 0.9}, "generated.pareto_k"),
+        ({"pareto_k": None}, "generated.pareto_k"),
         ({"ess_per_sample": 0.0005}, "generated.ess_per_sample"),
         ({"forward_ess": 0.001}, "generated.forward_ess"),
         ({"log_q_error": 2.0}, "generated.log_q_error"),

@@ -76,10 +76,10 @@ def _weights(results: Mapping[str, Any]) -> list[Advice]:
             found.append(Advice("fair", key, text))
         else:
             found.append(Advice("good", key, f"{said}."))
-    pareto = quantity(results, "generated.pareto_k")
-    if pareto is not None:
+    if "pareto_k" in results.get("generated", {}):
         key = "generated.pareto_k"
-        if pareto[0] >= 0.7:
+        pareto = quantity(results, key)
+        if pareto is None or pareto[0] >= 0.7:  # none: too few finite weights to fit a tail
             text = (
                 "The largest weights dominate: reweighted averages and their error bars are not to be trusted. "
                 "Train longer or widen the network; more samples alone do not cure it."

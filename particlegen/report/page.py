@@ -93,7 +93,7 @@ def _subtitle(system: Mapping[str, Any]) -> str:
             value = " ".join(f"{name}{count}" for name, count in value.items())
         elif isinstance(value, list | tuple):
             value = " × ".join(f"{length:.5g}" for length in value)
-        parts.append(str(value) if key == "name" else f"{key} {value}")
+        parts.append(str(value) if key == "name" else f"{key.replace('_', ' ')} {value}")
     return " · ".join(parts)
 
 

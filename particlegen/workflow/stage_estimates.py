@@ -50,6 +50,7 @@ def run_estimates(job: Job) -> None:
             "lengths": list(system.torus.lengths),
             "temperature": state.temperature,
             "units": system.units,
+            "nearest_image": "truncates the potential" if job.built.truncated_image else "holds the whole potential",
         },
         "reference": _as_dicts(reference),
         "generated": _as_dicts(generated),
