@@ -107,11 +107,12 @@ def _generated(job: Job) -> tuple[dict[str, Estimate], dict[str, Estimate], dict
     discard = float(estimate.discard_fraction(energy, reference, rule))
     raw = energy[np.isfinite(energy)] / n
     nan = float("nan")
+    k = max(estimate.pareto_k(log_w), -1.0)  # weights all alike have k = -inf, which JSON cannot hold
     generated = {
         "n_samples": _count(len(log_w)),
         "discard_fraction": Estimate(discard, (discard * (1 - discard) / len(energy)) ** 0.5, "", f"rule: {rule}"),
         "ess_per_sample": Estimate(estimate.ess_per_sample(log_w), nan, "", "(sum w)^2 / (n sum w^2)"),
-        "pareto_k": Estimate(estimate.pareto_k(log_w), nan, "", "Pareto smoothed importance sampling"),
+        "pareto_k": Estimate(k, nan, "", "Pareto smoothed importance sampling"),
         "log_q_error": Estimate(float(np.median(log_q_error)), nan, "", "median |error of log q|"),
         "median_energy_per_particle": Estimate(float(np.median(raw)) if len(raw) else nan, nan, unit, "raw samples"),
     }
