@@ -85,6 +85,25 @@ def test_stop_and_restore_at_any_yield_repeats_the_uninterrupted_run(make):
     assert content(again) != content(whole)
 
 
+def test_workers_share_a_batch_in_a_fixed_order():
+    """The same bytes from one thread and from four, and the gradient of the mean over the parts."""
+    runs = [torus_trainer(workers=4) for _ in range(2)]
+    runs[1]._parts = None  # the same parts, one after the other
+    for run in runs:
+        list(run.run())
+    assert content(runs[0]) == content(runs[1])
+    assert content(runs[0])[0] != content(torus_trainer(workers=1))[0]
+
+    def mean(network, batch, generator):
+        return ((network.value - batch) ** 2).mean()
+
+    whole, shared = (trainer(loss=mean, steps=1, clip=1e9, workers=workers) for workers in (1, 4))
+    for run in (whole, shared):
+        list(run.run())
+    assert torch.allclose(whole.network.value.grad, shared.network.value.grad, atol=1e-15)
+    assert whole.network.value.grad.abs().min() > 1e-3
+
+
 class Clock:
     """A clock that moves by a set amount whenever it is read."""
 
@@ -210,6 +229,7 @@ def test_validation_frames_are_set_aside():
         ({"steps": 10, "ema": 1.0}, "ema"),
         ({"steps": 10, "learning_rate": math.inf}, "learning_rate"),
         ({"steps": 10, "precision": "float16"}, "precision"),
+        ({"steps": 10, "batch": 9, "workers": 2}, "workers"),
         ({"steps": 10, "epochs": 3}, "epochs"),
     ],
 )
