@@ -190,6 +190,19 @@ def test_pretrained_weights_skip_training(finished, tmp_path):
         finished.export(card, to="network")
 
 
+def test_training_goes_on_from_given_weights(finished, tmp_path):
+    """One step at a small rate leaves the samples almost where the given weights put them."""
+    finished.export(tmp_path / "mine.yaml", to="network")
+    content = yaml.safe_load(TINY.read_text())
+    still = {"start_from": "mine.yaml", "steps": 1, "learning_rate": 1e-4}
+    content["training"] = {k: v for k, v in content["training"].items() if k not in ("steps", "minutes")} | still
+    (tmp_path / "workflow.yaml").write_text(yaml.safe_dump(content))
+    run = particlegen.run(tmp_path / "workflow.yaml", out=tmp_path / "run")
+    fresh = particlegen.run(tmp_path / "workflow.yaml", out=tmp_path / "fresh", set={"training.start_from": None})
+    near, far = (np.median(np.abs(other.positions() - finished.positions())) for other in (run, fresh))
+    assert 0 < near < 0.1 * far
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -12,8 +12,8 @@ from particlegen import __version__
 from particlegen.catalogue import Card
 from particlegen.energy import BuiltSystem
 from particlegen.settings import InputError
-from particlegen.workflow.schema import PretrainedSettings, Workflow, canonical_yaml
-from particlegen.workflow.stage_training import pretrained_card, system_hash
+from particlegen.workflow.schema import Workflow, canonical_yaml
+from particlegen.workflow.stage_training import given_weights, pretrained_card, system_hash
 
 __all__ = ["build_manifest", "check_manifest", "citations"]
 
@@ -50,8 +50,8 @@ def citations(workflow: Workflow, built: BuiltSystem, network_card: Card | None)
 
 def build_manifest(workflow: Workflow, built: BuiltSystem, relative_to: Path, name: str, device: str) -> dict[str, Any]:
     """The content of `manifest.json`."""
-    settings = workflow.training
-    card = pretrained_card(settings.pretrained, relative_to) if isinstance(settings, PretrainedSettings) else None
+    given = given_weights(workflow.training)
+    card = None if given is None else pretrained_card(given, relative_to)
     cards = [built.card] + ([card] if card else [])
     return {
         "name": name,

@@ -80,6 +80,8 @@ def _stages(workflow: Workflow, built: BuiltSystem, parameters: int) -> tuple[Pl
         learns = f"{parameters:,} parameters, {training.steps:,} steps of {training.batch}"
     else:
         learns = f"{parameters:,} parameters, {training.minutes:g} minutes, batches of {training.batch}"
+    if not isinstance(training, PretrainedSettings) and training.start_from is not None:
+        learns += f", from the weights of {training.start_from}"
     draws = f"{generation.samples:,} samples, {generation.solver}, {generation.likelihood} likelihood"
     shown = ", ".join(workflow.estimates.observables) + (", free energy" if workflow.estimates.free_energy else "")
     return (

@@ -21,7 +21,6 @@ from particlegen.workflow.job import Job, stop_on_signals
 from particlegen.workflow.manifest import build_manifest, check_manifest
 from particlegen.workflow.opened import Run
 from particlegen.workflow.schema import (
-    PretrainedSettings,
     Resources,
     Workflow,
     canonical_yaml,
@@ -32,7 +31,7 @@ from particlegen.workflow.stage_estimates import run_estimates
 from particlegen.workflow.stage_generation import run_generation
 from particlegen.workflow.stage_reference import run_reference
 from particlegen.workflow.stage_report import run_report
-from particlegen.workflow.stage_training import load_pretrained, run_training
+from particlegen.workflow.stage_training import given_weights, load_pretrained, run_training
 
 __all__ = ["STAGES", "prepare", "resume", "run"]
 
@@ -67,8 +66,9 @@ def prepare(
             f"key 'reference.frames': found {loaded.reference.frames} for {loaded.reference.chains} chains; "
             f"at least {FEWEST_FRAMES} frames per chain are needed to compare them"
         )
-    if isinstance(loaded.training, PretrainedSettings):
-        load_pretrained(loaded.training, loaded.network, built, relative_to)
+    given = given_weights(loaded.training)
+    if given is not None:
+        load_pretrained(given, loaded.network, built, relative_to)
     return loaded, built, relative_to, name
 
 

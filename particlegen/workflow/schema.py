@@ -21,6 +21,7 @@ from particlegen.workflow.overrides import apply_overrides, parse_override
 
 __all__ = [
     "EstimateSettings",
+    "NetworkTraining",
     "PretrainedSettings",
     "Resources",
     "StopSettings",
@@ -40,6 +41,17 @@ class PretrainedSettings(Section):
     """
 
     pretrained: str = Field(min_length=1)
+
+
+class NetworkTraining(TrainingSettings):
+    """`training`, when something is trained: the settings of the loop, and where it starts.
+
+    Args:
+        start_from: weights to go on from instead of random ones, named like `pretrained`: a longer training, more data,
+            or another temperature of the same system.
+    """
+
+    start_from: str | None = Field(default=None, min_length=1)
 
 
 class EstimateSettings(Section):
@@ -83,7 +95,7 @@ def _training_kind(value: Any) -> str:
 
 
 TrainingSection = Annotated[
-    Annotated[TrainingSettings, Tag("training")] | Annotated[PretrainedSettings, Tag("pretrained")],
+    Annotated[NetworkTraining, Tag("training")] | Annotated[PretrainedSettings, Tag("pretrained")],
     Discriminator(_training_kind),
 ]
 

@@ -20,11 +20,12 @@ from particlegen.settings import InputError
 from particlegen.training import Trainer
 from particlegen.validation import near_matches
 from particlegen.workflow.job import Job
-from particlegen.workflow.schema import PretrainedSettings, Workflow
+from particlegen.workflow.schema import NetworkTraining, PretrainedSettings, Workflow
 from particlegen.workflow.stage_reference import training_frames
 
 __all__ = [
     "STAGE",
+    "given_weights",
     "load_pretrained",
     "network_cards",
     "pretrained_card",
@@ -60,6 +61,11 @@ def network_cards() -> list[Card]:
     return [Card(path.stem, path, catalogue.parse_yaml(path)) for path in sorted(folder.glob("*.yaml"))]
 
 
+def given_weights(settings: NetworkTraining | PretrainedSettings) -> str | None:
+    """The network card that a run uses or starts from."""
+    return settings.pretrained if isinstance(settings, PretrainedSettings) else settings.start_from
+
+
 def pretrained_card(name: str, relative_to: Path | None) -> Card:
     """The card of a trained network, by catalogue name or by a user's relative path.
 
@@ -72,7 +78,7 @@ def pretrained_card(name: str, relative_to: Path | None) -> Card:
         cards = {card.name: card for card in network_cards()}
         if name not in cards:
             hint = near_matches(name, list(cards)) if cards else "the catalogue ships none"
-            raise InputError(f"key 'training.pretrained': unknown network {name!r}: {hint}")
+            raise InputError(f"key 'training': unknown network {name!r}: {hint}")
         card = cards[name]
     missing = [key for key in ("weights", "sha256", "system_hash", "network") if key not in card.data]
     if missing or card.data.get("kind") != "network":
@@ -84,14 +90,14 @@ def pretrained_card(name: str, relative_to: Path | None) -> Card:
 
 
 def load_pretrained(
-    settings: PretrainedSettings, network: NetworkSettings, built: BuiltSystem, relative_to: Path | None
+    name: str, network: NetworkSettings, built: BuiltSystem, relative_to: Path | None
 ) -> tuple[dict[str, torch.Tensor], Card]:
     """Weights that fit this system and network, and their card.
 
     Raises:
         InputError: another system or network than they were trained for, or a damaged file.
     """
-    card = pretrained_card(settings.pretrained, relative_to)
+    card = pretrained_card(name, relative_to)
     path = card.path.parent / str(card.data["weights"])
     if not path.resolve().is_relative_to(card.path.parent.resolve()):
         raise InputError(f"{card.path}: key 'weights': {card.data['weights']!r} leads outside the card's folder")
@@ -101,7 +107,7 @@ def load_pretrained(
         raise InputError(f"{path}: damaged, its checksum is not the card's; restore the file")
     if card.data["system_hash"] != system_hash(built):
         raise InputError(
-            f"key 'training.pretrained': {card.name!r} was trained for another system ({card.data.get('title', '?')}); "
+            f"key 'training': {card.name!r} was trained for another system ({card.data.get('title', '?')}); "
             "particles, box and potential have to be the same, only the temperature may differ"
         )
     theirs, ours = card.data["network"], network.model_dump(mode="json")
@@ -119,16 +125,19 @@ def run_training(job: Job) -> None:
     job.folder.checkpoints.mkdir(exist_ok=True)
     settings = job.workflow.training
     metadata = weights_metadata(job.workflow, job.built)
+    given, network_settings = given_weights(settings), job.workflow.network
     if isinstance(settings, PretrainedSettings):
-        weights, card = load_pretrained(settings, job.workflow.network, job.built, job.relative_to)
+        weights, card = load_pretrained(settings.pretrained, network_settings, job.built, job.relative_to)
         save_weights(job.folder.weights_file, weights, metadata | {"pretrained": card.name})
         job.emit(Event("finished", STAGE, f"weights of {card.name}"))
         return
-    network = build_network(job.workflow.network, job.built.system, job.workflow.seed).to(job.device)
+    network = build_network(network_settings, job.built.system, job.workflow.seed).to(job.device)
+    saved = job.load(STAGE)
+    if given is not None and not saved:
+        network.load_state_dict(load_pretrained(given, network_settings, job.built, job.relative_to)[0])
     loss = InterpolantLoss(job.built.system, job.workflow.interpolant)
     data = torch.from_numpy(training_frames(job.workflow, job.store))
     trainer = Trainer(network, loss, settings, job.workflow.seed, data=data)
-    saved = job.load(STAGE)
     if saved:
         trainer.restore(saved.tensors, saved.metadata)
     job.emit(Event("started", STAGE, f"{sum(p.numel() for p in network.parameters()):,} parameters"))
