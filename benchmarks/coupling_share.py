@@ -9,16 +9,14 @@ of one thread over the steps after the first. A minute or two on one core.
 import argparse
 import json
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from _machine import machine
+from _machine import machine, one_thread
 from torch import Tensor
 
 from particlegen.energy import SystemSettings, build_system
 from particlegen.interpolant import Coupling, InterpolantLoss, InterpolantSettings
-from particlegen.machine import keep_freed_memory
 from particlegen.networks import NetworkSettings, build_network
 from particlegen.sampling import ReferenceSettings, sample_reference
 from particlegen.training import Trainer, TrainingSettings
@@ -49,8 +47,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=4)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    keep_freed_memory()
+    one_thread()
     cases = {}
     for card, minimised in CASES.items():
         built = build_system(SystemSettings(card=card, particles=44))
@@ -78,7 +75,7 @@ def main() -> None:
         }
         print(f"{card}: {share:.1%} of a step of {step:.2f} CPU s", flush=True)
     result = {
-        "machine": machine() | {"torch": version("torch"), "threads": 1},
+        "machine": machine(),
         "particles": 44,
         "batch": options.batch,
         "network": NetworkSettings().model_dump(),

@@ -11,14 +11,12 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from _machine import machine
+from _machine import machine, one_thread
 
 from particlegen.energy import SystemSettings, build_system
-from particlegen.machine import keep_freed_memory
 from particlegen.networks import NetworkSettings, build_network
 
 RESULT = Path(__file__).parent / "results" / "likelihood_cost.json"
@@ -61,8 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
-    torch.set_num_threads(1)
-    keep_freed_memory()
+    one_thread()
     sizes = []
     for n, batch in BATCHES.items():
         sizes.append(measured(n, batch, repeats))
@@ -70,7 +67,7 @@ def main() -> None:
         print(f"N = {n}: " + ", ".join(f"{name} {value:.2f}" for name, value in cost.items()), flush=True)
         worst = max(row["in_velocities"]["hollow_with_divergence"]["cpu"] for row in sizes)
         result = {
-            "machine": machine() | {"torch": version("torch"), "threads": 1},
+            "machine": machine(),
             "network": NetworkSettings().model_dump(exclude={"kind"}),
             "hollow_limit": LIMIT,
             "hollow_worst": worst,

@@ -10,12 +10,11 @@ import argparse
 import json
 import math
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from _machine import machine
+from _machine import machine, one_thread
 
 from particlegen.energy import BuiltSystem, SystemSettings, TorchPairEnergy, build_system
 from particlegen.estimate import (
@@ -29,7 +28,6 @@ from particlegen.estimate import (
 )
 from particlegen.flow import GenerationSettings, ODEFlow
 from particlegen.interpolant import InterpolantLoss, InterpolantSettings
-from particlegen.machine import keep_freed_memory
 from particlegen.networks import NetworkSettings, build_network
 from particlegen.sampling import ReferenceSettings, free_energy_by_tempering, sample_reference
 from particlegen.streams import torch_stream
@@ -73,8 +71,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--samples", type=int, default=200_000)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    keep_freed_memory()
+    one_thread()
     built = build_system(SystemSettings(card="ipl_binary_2d", composition={"A": 1, "B": 1}, lengths=(3.0, 3.0)))
     system, state, volume = built.system, built.state, built.system.torus.volume
 
@@ -111,7 +108,7 @@ def main() -> None:
     log_w = log_weights(torch.cat(log_q).numpy(), u, state.beta)
     flow_excess = free_energy_excess(log_w, system.log_uniform_density)
     result = {
-        "machine": machine() | {"torch": version("torch"), "threads": 1},
+        "machine": machine(),
         "system": {"card": "ipl_binary_2d", "composition": {"A": 1, "B": 1}, "lengths": [3.0, 3.0], "temperature": 0.1},
         "quadrature": quadrature(built),
         "known": KNOWN,

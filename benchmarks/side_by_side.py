@@ -31,7 +31,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from _machine import machine
 from side_by_side_parts import ESS_BATCH, PEER_REPOSITORY, VALIDATION_SHARE, reference, run_part, system
 
@@ -144,7 +143,7 @@ def main() -> None:
     built = system()
     positions, energies = reference(built, options.frames)
     results |= {
-        "machine": machine() | {"torch": torch.__version__},
+        "machine": machine(),
         "training_cpu_minutes": options.minutes,
         "data": {
             "system": "ipl_binary_2d, N = 10, T = 0.1",

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from _machine import one_thread
 
 from particlegen import catalogue
 from particlegen.energy import BuiltSystem, SystemSettings, TorchPairEnergy, build_system
 from particlegen.estimate import discard_fraction, ess_per_sample, log_weights, pareto_k
 from particlegen.flow import GenerationSettings, ODEFlow
 from particlegen.interpolant import InterpolantLoss, InterpolantSettings
-from particlegen.machine import keep_freed_memory
 from particlegen.networks import NetworkSettings, build_network
 from particlegen.sampling import ReferenceSettings, sample_reference
 from particlegen.streams import torch_stream
@@ -164,7 +164,7 @@ def ours(part: str, options: argparse.Namespace) -> dict[str, Any]:
         },
         "training": training,
         "generation": {
-            "solver": f"dopri5, tolerance {generation.tolerance:g}, one step size per sample",
+            "solver": f"{generation.solver}, tolerance {generation.tolerance:g}, one step size per sample",
             "cpu_seconds_per_sample": spent / count,
             "samples_with_likelihood_per_second": count / spent,
             "median_error_of_log_q": float(samples.log_q_error.median()),
@@ -310,6 +310,5 @@ def _watch(lightning: Any, seconds: float) -> Any:
 
 def run_part(part: str, options: argparse.Namespace) -> dict[str, Any]:
     """One part, here; the process that called started it on a core of its own."""
-    torch.set_num_threads(1)
-    keep_freed_memory()
+    one_thread()
     return peer(options) if part == "peer" else ours(part, options)

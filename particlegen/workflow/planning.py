@@ -76,12 +76,11 @@ def _stages(workflow: Workflow, built: BuiltSystem, parameters: int) -> tuple[Pl
     calls = reference.energy_calls(built.system, built.state)
     if isinstance(training, PretrainedSettings):
         learns = f"weights of {training.pretrained}"
-    elif training.steps is not None:
-        learns = f"{parameters:,} parameters, {training.steps:,} steps of {training.batch}"
     else:
-        learns = f"{parameters:,} parameters, {training.minutes:g} minutes, batches of {training.batch}"
-    if not isinstance(training, PretrainedSettings) and training.start_from is not None:
-        learns += f", from the weights of {training.start_from}"
+        length = f"{training.minutes:g} minutes, batches" if training.steps is None else f"{training.steps:,} steps"
+        learns = f"{parameters:,} parameters, {length} of {training.batch}"
+        if training.start_from is not None:
+            learns += f", from the weights of {training.start_from}"
     draws = f"{generation.samples:,} samples, {generation.solver}, {generation.likelihood} likelihood"
     shown = ", ".join(workflow.estimates.observables) + (", free energy" if workflow.estimates.free_energy else "")
     return (
