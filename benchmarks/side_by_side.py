@@ -3,17 +3,16 @@
 Pass the folder of your own checkout of it; nothing of it is contained here. Without one the script says so and stops.
 
     python benchmarks/side_by_side.py --peer DIR                   # 10 CPU minutes of training each, about 25 in all
-    python benchmarks/side_by_side.py --peer DIR --only ours_small # measure one part anew, keep the others' results
+    python benchmarks/side_by_side.py --peer DIR --only ours       # measure one part anew, keep the others' results
 
 System: IPL, N = 10, T = 0.1, frames of `particlegen.sampling`. Each part runs in a process of its own, on one core and
 one thread, and its seconds are CPU seconds (compilers included), so that a busy machine changes little:
 
     peer           its training script's defaults: EGNN 32 x 3, Adam 1e-3, clip 5, assignment per species, float32;
                    judged at its best validation loss
-    ours_small     the network of the workflow `quickstart`, about as large as the peer's, without torch.compile and in
-                   float32, as the peer runs; coupling and training of `glass_ipl_n10`
-    ours_compiled  network, coupling and training of `glass_ipl_n10` as shipped (six times larger; torch.compile,
-                   bfloat16)
+    ours           the network of the workflow `quickstart`, about as large as the peer's; coupling and training of
+                   `glass_ipl_n10` as shipped (torch.compile, bfloat16)
+    ours_eager     the same without torch.compile and in float32, as the peer runs
 """
 
 import argparse
@@ -35,7 +34,7 @@ from _machine import machine
 from side_by_side_parts import ESS_BATCH, PEER_REPOSITORY, VALIDATION_SHARE, reference, run_part, system
 
 RESULTS = Path(__file__).parent / "results" / "side_by_side.json"
-PARTS = ("peer", "ours_small", "ours_compiled")
+PARTS = ("peer", "ours", "ours_eager")
 
 
 def ratios(results: dict[str, Any]) -> dict[str, Any]:

@@ -114,16 +114,16 @@ def plan_steps(build: Callable[[int], tuple[Trainer, Clocked]], seconds: float) 
 
 def ours(part: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train and sample with this package."""
-    workflow, small = catalogue.load("workflows", "glass_ipl_n10").data, part == "ours_small"
-    sizes = catalogue.load("workflows", "quickstart").data["network"] if small else workflow["network"]
-    network_settings = NetworkSettings(**sizes)
+    workflow = catalogue.load("workflows", "glass_ipl_n10").data
+    network_settings = NetworkSettings(**catalogue.load("workflows", "quickstart").data["network"])
     interpolant = InterpolantSettings(**workflow["interpolant"])
     built = system()
     positions, energies = reference(built, options.frames)
     data = torch.from_numpy(positions)
     shared = {k: v for k, v in workflow["training"].items() if k not in ("steps", "minutes")}
     shared |= {"batch": BATCH, "validation": int(VALIDATION_SHARE * options.frames)}
-    shared |= {"compile": False, "precision": "float32"} if small else {"compile": True, "precision": "bfloat16"}
+    if part == "ours_eager":
+        shared |= {"compile": False, "precision": "float32"}
 
     def build(steps: int) -> tuple[Trainer, Clocked]:
         settings = TrainingSettings(**shared | {"steps": steps})

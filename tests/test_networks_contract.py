@@ -152,12 +152,12 @@ def test_nearest_image_features_jump_at_the_antipode(kind, mutant, clause, monke
 
 
 def _told(network, t, x):
-    h, vector, _ = network._told(t, network.features(hollow.pair_displacements(x)))
-    return h, vector.permute(2, 3, 4, 0, 1)
+    _, h, vector, heading = network._told(t, hollow.pair_displacements(x))
+    return h, vector.permute(2, 3, 4, 0, 1), heading.permute(1, 2, 3, 0)
 
 
 def test_what_is_told_leaves_the_listener_out():
-    """h and the vectors of (i, j) stay the same when i moves, and change when a third particle does."""
+    """All that (i, j) holds stays the same when i moves, and change when a third particle does."""
     network, system = make(box="rectangle", kinds=3)
     n, t = system.n_particles, torch.tensor([0.3], dtype=torch.float64)
     x = system.torus.uniform((1, n), torch.Generator().manual_seed(4))
@@ -175,9 +175,9 @@ def test_what_is_told_leaves_the_listener_out():
 class LeakyNetwork(HollowNetwork):
     """Tells i about j with i included."""
 
-    def _told(self, t, features):
-        h, vector, node = super()._told(t, features)
-        return h + features[0].mean(0)[..., None], vector, node
+    def _told(self, t, delta):
+        node, h, *rest = super()._told(t, delta)
+        return node, h + self.features(delta)[0].mean(0)[..., None], *rest
 
 
 def test_a_leak_of_the_listener_fails_the_divergence():

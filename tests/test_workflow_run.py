@@ -1,5 +1,6 @@
 """The whole way at its smallest: the run folder, interruption and resumption, pretrained weights, the opened run."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 import particlegen
-from particlegen.io.checkpoint import load_weights
+from particlegen.io.checkpoint import load_weights, save_weights
 from particlegen.settings import InputError, RunError
 from particlegen.workflow import Interrupted
 
@@ -221,6 +222,24 @@ def test_pretrained_weights_of_something_else_are_refused(finished, tmp_path, ch
     damaged[-1] ^= 1
     weights.write_bytes(damaged)
     with pytest.raises(InputError, match="damaged"):
+        particlegen.run(tmp_path / "workflow.yaml", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_with_other_layers_are_refused(finished, tmp_path):
+    """As a network of another version would have them; nothing is sampled first, and no run folder is made."""
+    card = tmp_path / "mine.yaml"
+    finished.export(card, to="network")
+    path = tmp_path / "mine.safetensors"
+    weights, metadata = load_weights(path)
+    weights["a_layer_of_old"] = weights.pop(next(iter(weights)))
+    path.unlink()
+    save_weights(path, weights, metadata)
+    content = yaml.safe_load(card.read_text()) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    card.write_text(yaml.safe_dump(content))
+    content = yaml.safe_load(TINY.read_text()) | {"training": {"pretrained": "mine.yaml"}}
+    (tmp_path / "workflow.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match=r"mine\.safetensors: the weights are not those of this hollow"):
         particlegen.run(tmp_path / "workflow.yaml", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -2,7 +2,8 @@
 
 Particle i is told about each neighbour j only what was computed without i; x_i itself enters through the edge vectors
 of its own star, in the last block. So ∂v_i/∂x_i needs that block alone (Gloy & Olsson 2025 for the principle, there by
-pruning the graph; here the leave-one-out form on the complete graph). Cost O(N²) for velocity and divergence alike.
+pruning the graph; here the leave-one-out form on the complete graph). Cost O(N²) for velocity and divergence alike, but
+for one product of N×N matrices per feature, which costs as much as all else only at N of about 16 times the width.
 """
 
 import torch
@@ -10,13 +11,59 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from particlegen.geometry import FlatTorus, Positions
-from particlegen.networks.features import as_features, as_rows
+from particlegen.networks.features import TorusFeatures, as_features, as_rows
 from particlegen.networks.layers import TorusNetwork, mlp, pair_displacements, remove_drift
 
 __all__ = ["HollowNetwork"]
 
-_EDGES_AT_ONCE = 1 << 15
+_EDGES_AT_ONCE = 1 << 13
 """Edges whose activations the divergence keeps at a time, about 7 kB each at the default sizes."""
+
+
+class _Surroundings(nn.Module):
+    """What particle i is told about each neighbour j, none of it computed with x_i.
+
+    First what is near j: the messages to it, summed, less the one from i. Then what lies beyond: the same of any
+    other k, passed on to j and summed over k ≠ i. Last where j is heading, a shift of j along the vectors around it.
+    """
+
+    def __init__(self, width: int, features: TorusFeatures, channels: int):
+        super().__init__()
+        self.features, self.channels, classes = features, channels, features.classes
+        self.sender, self.receiver = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.edge = nn.Linear(features.invariants, width, bias=False)
+        self.message = mlp(width, width, width)
+        self.message_vector = nn.Linear(width, classes * channels * features.vectors)
+        self.own = nn.Linear(width, width)
+        self.near = nn.Linear(width + channels * classes, width, bias=False)
+        self.near_out = nn.Linear(width, width)
+        self.passed_on = nn.Linear(width, width)
+        self.beyond = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.heading = nn.Linear(width, classes * channels)
+        with torch.no_grad():
+            self.heading.weight.mul_(0.1)
+
+    def forward(self, node: Tensor, delta: Tensor, mask: Tensor, crowd: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Scalars `(batch, N, N, width)`, vectors `(channels, dim, batch, N, N)`, shifts of j `(dim, batch, N, N)`."""
+        invariants, vectors = self.features(delta)
+        edge = self.sender(node)[:, None] + self.receiver(node)[:, :, None] + self.edge(as_rows(invariants))
+        m = self.message(nn.functional.silu(edge)) * (mask / crowd)
+        # the linear map's bias would give the diagonal a weight, but its vectors vanish there
+        weights = self._per_class(self.message_vector, m)
+        mv = self.features.weigh(vectors, weights.unflatten(1, (self.channels, -1)).transpose(0, 1))
+        vector = mv.sum(-1)[..., None, :] - mv.transpose(-1, -2)
+        scalar = m.sum(2)[:, None] - m.transpose(1, 2)
+        near = self.near(torch.cat([scalar, as_rows(self.features.dot(vector, vector))], -1))
+        h = as_features(self.near_out, nn.functional.silu(near + self.own(node)[:, None]))
+        passed_on = as_features(self.passed_on, m) * mask[..., 0]
+        beyond = (nn.functional.silu(h) * mask[..., 0]) @ passed_on.transpose(-1, -2)
+        h = self.out(as_rows(nn.functional.silu(h + as_features(self.beyond, as_rows(beyond)))))
+        heading = self._per_class(self.heading, h) * (mask[..., 0] / crowd)
+        return h, vector, self.features.weigh(vector, heading)
+
+    def _per_class(self, layer: nn.Linear, rows: Tensor) -> Tensor:
+        return as_features(layer, rows).unflatten(0, (self.features.classes, -1))
 
 
 class _StarRound(nn.Module):
@@ -43,7 +90,7 @@ class _StarRound(nn.Module):
         pooled = (q * (torch.sigmoid(self.gate(q)) * mask)).sum(2)
         g = g + self.update(torch.cat([g, pooled], -1))
         weights = as_features(self.weight, nn.functional.silu(q + self.own_weight(g)[:, :, None]))
-        return g, weights * mask[..., 0]
+        return g, weights
 
 
 class HollowNetwork(TorusNetwork):
@@ -70,48 +117,30 @@ class HollowNetwork(TorusNetwork):
         channels: int = 8,
     ):
         super().__init__(torus, species, width, harmonics, radial)
-        self.channels, self.rounds = channels, rounds
+        self.rounds = rounds
         k, classes, inv = self.features.vectors, self.features.classes, self.features.invariants
-        self.sender, self.receiver = nn.Linear(width, width), nn.Linear(width, width, bias=False)
-        self.edge = nn.Linear(inv, width, bias=False)
-        self.message = mlp(width, width, width)
-        self.message_vector = nn.Linear(width, classes * channels * k)
-        self.environment_own = nn.Linear(width, width)
-        self.environment = nn.Linear(width + channels * classes, width, bias=False)
-        self.environment_out = mlp(width, width)
+        self.surroundings = _Surroundings(width, self.features, channels)
         self.start = nn.Linear(width, width)
         n_dots, n_vectors = 2 * classes * channels, k + channels
         self.star = nn.ModuleList(
             [_StarRound(width, inv + n_dots, classes * n_vectors, 2 if r + 1 < rounds else 1) for r in range(rounds)]
         )
 
-    def _told(self, t: Tensor, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """What i is told about j without i, `(B, N, N, width)` and `(channels, dim, B, N, N)`; and the node states."""
-        invariants, vectors = features
+    def _told(self, t: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Node states that know time and species alone, and what each particle is told about each neighbour."""
         node = self.clock(t, self.species)
-        edge = self.sender(node)[:, None] + self.receiver(node)[:, :, None] + self.edge(as_rows(invariants))
-        m = self.message(nn.functional.silu(edge)) * (self.mask / self.crowd)
-        # the linear map's bias would give the diagonal a weight, but its vectors vanish there
-        weights = as_features(self.message_vector, m).view(
-            self.features.classes, self.channels, self.features.vectors, *m.shape[:-1]
-        )
-        mv = self.features.weigh(vectors, weights.transpose(0, 1))
-        scalar = m.sum(2)[:, None] - m.transpose(1, 2)
-        vector = mv.sum(-1)[..., None, :] - mv.transpose(-1, -2)
-        told = torch.cat([scalar, as_rows(self.features.dot(vector, vector))], -1)
-        h = self.environment(told) + self.environment_own(node)[:, None]
-        return self.environment_out(nn.functional.silu(h)), vector, node
+        return node, *self.surroundings(node, delta, self.mask, self.crowd)
 
-    def _star(self, delta: Tensor, features: tuple[Tensor, Tensor], told: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        h, vector, node = told
+    def _star(self, delta: Tensor, node: Tensor, h: Tensor, vector: Tensor, heading: Tensor) -> Tensor:
         g, velocity = self.start(node), torch.zeros_like(delta[..., 0])
+        delta = delta + heading
         for r, star in enumerate(self.star):
-            invariants, vectors = features if r == 0 else self.features(delta)
+            invariants, vectors = self.features(delta)
             dots = [self.features.dot(vector, vectors[k]) for k in (0, 2)]
             g, weights = star(g, h, torch.cat([invariants, *dots]), self.mask)
             arrows = torch.cat([vectors, vector])
             weights = weights.view(-1, self.features.classes, len(arrows), *delta.shape[1:])
-            moves = self.features.weigh(arrows, weights).sum(-1) / self.crowd
+            moves = (self.features.weigh(arrows, weights) * (self.mask[..., 0] / self.crowd)).sum(-1)
             velocity = velocity + moves[0]
             if r + 1 < self.rounds:
                 delta = delta - moves[1][..., None]
@@ -120,8 +149,7 @@ class HollowNetwork(TorusNetwork):
     def forward(self, t: Float[Tensor, " batch"], x: Positions) -> Positions:
         """Velocities at times `t` in [0, 1] and positions `x`, in lengths per unit of t."""
         delta = pair_displacements(x)
-        features = self.features(delta)
-        return remove_drift(self._star(delta, features, self._told(t, features)))
+        return remove_drift(self._star(delta, *self._told(t, delta)))
 
     def with_divergence(self, t: Float[Tensor, " batch"], x: Positions) -> tuple[Positions, Float[Tensor, " batch"]]:
         """Velocities and the exact divergence Σ_i ∂·v_i/∂x_i, detached; memory is bounded whatever the batch."""
@@ -137,10 +165,9 @@ class HollowNetwork(TorusNetwork):
         """
         with torch.inference_mode(False), torch.enable_grad():
             delta = pair_displacements(x).requires_grad_()
-            features = self.features(delta)
             with torch.no_grad():
-                told = self._told(t, features)
-            velocity = self._star(delta, features, told)
+                told = self._told(t, delta)
+            velocity = self._star(delta, *told)
             divergence = torch.zeros_like(velocity[:, 0, 0])
             for axis, along in enumerate(velocity.unbind(-1)):
                 (slopes,) = torch.autograd.grad(along.sum(), delta, retain_graph=axis + 1 < x.shape[-1])

@@ -10,11 +10,10 @@ import yaml
 from particlegen.energy import BuiltSystem, build_system
 from particlegen.io import atomic
 from particlegen.io.checkpoint import save_weights
-from particlegen.networks import build_network
 from particlegen.settings import InputError
 from particlegen.workflow.manifest import citations
 from particlegen.workflow.schema import Workflow, load_workflow
-from particlegen.workflow.stage_training import system_hash, weights_metadata
+from particlegen.workflow.stage_training import filled_network, system_hash, weights_metadata
 
 __all__ = ["save_network", "write_card"]
 
@@ -50,10 +49,7 @@ def write_card(output: Path, workflow: Workflow, built: BuiltSystem, weights: Ma
     for file in (output, target):
         if file.exists():
             raise InputError(f"{file} exists already; choose another name with -o")
-    try:
-        build_network(workflow.network, built.system).load_state_dict(dict(weights))
-    except RuntimeError as error:
-        raise InputError(f"the weights are not those of the workflow's network: {error}") from None
+    filled_network(weights, workflow.network, built, output)
     save_weights(target, weights, weights_metadata(workflow, built))
     # The card below says what the JSON file would.
     target.with_suffix(".json").unlink()

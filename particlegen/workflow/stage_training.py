@@ -25,6 +25,7 @@ from particlegen.workflow.stage_reference import training_frames
 
 __all__ = [
     "STAGE",
+    "filled_network",
     "given_weights",
     "load_pretrained",
     "network_cards",
@@ -115,7 +116,27 @@ def load_pretrained(
         changed = [f"{key}: {theirs.get(key)!r}" for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
         raise InputError(f"key 'network': differs from that of {card.name!r}; set {', '.join(sorted(changed))}")
     weights, _ = load_weights(path)
+    filled_network(weights, network, built, path)
     return weights, card
+
+
+def filled_network(
+    weights: Mapping[str, torch.Tensor], settings: NetworkSettings, built: BuiltSystem, source: Path
+) -> HollowNetwork | StandardNetwork:
+    """The network that `settings` describe, with these weights; `source` is the file to name in an error.
+
+    Raises:
+        InputError: the layers are others than the weights'.
+    """
+    network = build_network(settings, built.system)
+    try:
+        network.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise InputError(
+            f"{source}: the weights are not those of this {settings.kind} network; its layers may be those of another "
+            "version of particlegen: train anew, or use the version that made them"
+        ) from error
+    return network
 
 
 def run_training(job: Job) -> None:
@@ -175,8 +196,7 @@ def trained_network(job: Job) -> HollowNetwork | StandardNetwork:
     """The network with its trained weights, ready to sample."""
     weights, metadata = load_weights(job.folder.weights_file)
     _same_system(metadata, job)
-    network = build_network(job.workflow.network, job.built.system)
-    network.load_state_dict(weights)
+    network = filled_network(weights, job.workflow.network, job.built, job.folder.weights_file)
     return network.to(job.device).eval()
 
 
