@@ -1,4 +1,4 @@
-"""One training loop for every network: Adam with warm-up and cosine decay, clipping, running average, validation.
+"""One training loop for every network: Muon and Adam, warm-up and cosine decay, clipping, running average, validation.
 
 The loop is a generator that yields its progress; whoever runs it decides when to store `Trainer.state()`. Every step
 draws its random numbers from a stream of its own, so a resumed run repeats the uninterrupted one to the byte.
@@ -25,6 +25,10 @@ __all__ = ["Loss", "Trainer", "TrainingProgress", "TrainingSettings"]
 Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]
 """`loss(network, batch of data on the CPU, generator)` → scalar to be minimised."""
 
+_MUON_SHARE = 5.0
+"""Muon's rate over Adam's."""
+_MUON_LEAST = 8
+"""Fewest rows and columns of a matrix that Muon takes."""
 _TIMED_STEPS = (10, 30)
 """Steps between which the speed is measured that turns `minutes` into a number of steps."""
 _MOST_BAD_STEPS = 20
@@ -38,7 +42,8 @@ class TrainingSettings(Section):
         batch: configurations per step.
         steps, minutes: length of the training; exactly one. `minutes` is turned into a number of steps once, after the
             first 30, and stored, so that only that number depends on the machine.
-        learning_rate: peak, reached after `warm_up` steps, then cosine decay to `final_rate` times it.
+        learning_rate: peak of Adam's rate, reached after `warm_up` steps, then cosine decay to `final_rate` times it;
+            Muon's, for the matrices, is 5 times as high.
         ema: decay of the running average of the weights that is validated and used for sampling.
         clip: largest norm of the gradient.
         validation: frames set aside for the validation loss.
@@ -93,6 +98,17 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def _optimisers(network: nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024: momentum, made orthogonal) for the matrices, Adam for all else."""
+    matrices, others = [], []
+    for parameter in network.parameters():
+        is_matrix = parameter.ndim == 2 and min(parameter.shape) >= _MUON_LEAST
+        (matrices if is_matrix else others).append(parameter)
+    muon = [torch.optim.Muon([{"params": matrices, "share": _MUON_SHARE}], weight_decay=0.0)] if matrices else []
+    adam = [torch.optim.Adam([{"params": others, "share": 1.0}])] if others else []
+    return [*muon, *adam]
+
+
 class Trainer:
     """Minimises a loss over a data set; yields progress, and can be stored and restored at any yield.
 
@@ -114,7 +130,7 @@ class Trainer:
         self.validation, self.data = data[order[:held]], data[order[held:]]
         if not len(self.data):
             raise RunError("training needs at least two frames of data")
-        self.optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+        self.optimisers = _optimisers(network)
         self.average = copy.deepcopy(network).requires_grad_(False)
         self.best = copy.deepcopy(self.average.state_dict())
         self._compiled = cast(nn.Module, torch.compile(network)) if settings.compile else network
@@ -155,13 +171,19 @@ class Trainer:
         """Everything that `restore` needs: named tensors, and JSON-serialisable numbers."""
         parts = {"network": self.network.state_dict(), "average": self.average.state_dict(), "best": self.best}
         tensors = {f"{part}.{name}": v.detach().cpu().clone() for part, d in parts.items() for name, v in d.items()}
-        for index, entry in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{name}": value.detach().cpu().clone() for name, value in entry.items()}
+        for which, optimiser in enumerate(self.optimisers):
+            for index, entry in optimiser.state_dict()["state"].items():
+                moments = {f"optimiser.{which}.{index}.{name}": value for name, value in entry.items()}
+                tensors |= {name: value.detach().cpu().clone() for name, value in moments.items()}
         names = ("step", "total_steps", "best_loss", "last_loss", "since_best", "seconds", "bad_steps")
         return tensors, {name: getattr(self, name) for name in names}
 
     def restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Go on from what `state` returned.
+
+        Raises:
+            RuntimeError, ValueError: it is the state of another network or of other optimisers.
+        """
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}
@@ -169,11 +191,14 @@ class Trainer:
         self.network.load_state_dict(part("network"))
         self.average.load_state_dict(part("average"))
         self.best = {k: v.to(next(self.network.parameters()).device) for k, v in part("best").items()}
-        saved = self.optimiser.state_dict()
-        for key, value in part("optimiser").items():
-            index, name = key.split(".", 1)
-            saved["state"].setdefault(int(index), {})[name] = value
-        self.optimiser.load_state_dict(saved)
+        for which, optimiser in enumerate(self.optimisers):
+            saved = optimiser.state_dict()
+            for key, value in part(f"optimiser.{which}").items():
+                index, name = key.split(".", 1)
+                saved["state"].setdefault(int(index), {})[name] = value
+            optimiser.load_state_dict(saved)
+        if self.state()[0].keys() != tensors.keys():
+            raise ValueError("the state of other optimisers")
         for name, value in metadata.items():
             setattr(self, name, value)
 
@@ -199,8 +224,9 @@ class Trainer:
     def _train_step(self) -> float:
         workers, generator = self.settings.workers, torch_stream(self.seed, "training", self.step)
         batch = self.data[torch.randint(len(self.data), (self.settings.batch,), generator=generator)]
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._rate()
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self._rate() * group["share"]
         generators = [generator, *(torch_stream(self.seed, "training", self.step, part) for part in range(1, workers))]
         try:
             shares = list((self._parts.map if self._parts else map)(self._gradient, batch.chunk(workers), generators))
@@ -216,7 +242,8 @@ class Trainer:
                 raise RunError("training: the loss is not finite again and again; lower training.learning_rate")
             return math.nan
         self.bad_steps = 0
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         keep = min(self.settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for average, current in zip(self.average.parameters(), self.network.parameters(), strict=True):

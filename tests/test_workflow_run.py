@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import particlegen
-from particlegen.io.checkpoint import load_weights, save_weights
+from particlegen.io.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from particlegen.settings import InputError, RunError
 from particlegen.workflow import Interrupted
 
@@ -101,10 +101,8 @@ def test_resuming_a_finished_run_changes_nothing(finished):
     assert after == before
 
 
-@pytest.mark.parametrize("stage", ["reference", "training", "generation"])
-def test_an_interrupted_run_resumes_to_the_same_answer(finished, tmp_path, stage):
-    folder = tmp_path / "run"
-
+def interrupted(folder, stage):
+    """A run that Ctrl-C ended in `stage`."""
     sent = []
 
     def interrupt(event):
@@ -115,9 +113,27 @@ def test_an_interrupted_run_resumes_to_the_same_answer(finished, tmp_path, stage
     with pytest.raises(KeyboardInterrupt) as caught:
         particlegen.run(TINY, out=folder, listener=interrupt)
     assert isinstance(caught.value, Interrupted) and "resume" in str(caught.value)
+    return folder
+
+
+@pytest.mark.parametrize("stage", ["reference", "training", "generation"])
+def test_an_interrupted_run_resumes_to_the_same_answer(finished, tmp_path, stage):
+    folder = interrupted(tmp_path / "run", stage)
     status = {one.name: one.state for one in particlegen.open_run(folder).status()}
     assert status["report"] == "waiting"
     same(particlegen.resume(folder), finished)
+
+
+@pytest.mark.parametrize("part", ["network.", "optimiser."])
+def test_a_checkpoint_of_other_layers_or_another_optimiser_is_refused(tmp_path, part):
+    folder = interrupted(tmp_path / "run", "training")
+    saved = load_checkpoint(folder / "checkpoints", "training")
+    renamed = {
+        name.replace(part, part + "old.", 1) if name.startswith(part) else name: v for name, v in saved.tensors.items()
+    }
+    save_checkpoint(folder / "checkpoints", "training", saved.step, renamed, saved.metadata)
+    with pytest.raises(InputError, match="checkpoints: the training's checkpoint does not fit"):
+        particlegen.resume(folder)
 
 
 def go_on(folder):

@@ -160,7 +160,13 @@ def run_training(job: Job) -> None:
     data = torch.from_numpy(training_frames(job.workflow, job.store))
     trainer = Trainer(network, loss, settings, job.workflow.seed, data=data)
     if saved:
-        trainer.restore(saved.tensors, saved.metadata)
+        try:
+            trainer.restore(saved.tensors, saved.metadata)
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{job.folder.checkpoints}: the training's checkpoint does not fit this network and optimiser; it may "
+                "be that of another version of particlegen: go on with that version, or start a new run"
+            ) from error
     job.emit(Event("started", STAGE, f"{sum(p.numel() for p in network.parameters()):,} parameters"))
     last = time.monotonic()
     for progress in trainer.run():
