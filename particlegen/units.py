@@ -5,7 +5,7 @@
 
 from typing import Literal
 
-__all__ = ["BOLTZMANN", "EXPORT_LENGTH", "Units", "beta", "energy_unit", "length_unit"]
+__all__ = ["BOLTZMANN", "EXPORT_LENGTH", "OPENMM", "Units", "beta", "energy_unit", "length_unit"]
 
 Units = Literal["lj", "metal"]
 
@@ -19,6 +19,9 @@ EXPORT_LENGTH: dict[tuple[str, str], float] = {
     ("metal", "nanometre"): 0.1,
 }
 """Factor from a unit system's length to that of an export format; one σ is drawn as 1 Å."""
+
+OPENMM: dict[str, tuple[float, float]] = {"lj": (1.0, 1.0), "metal": (0.1, 96.48533212331002)}
+"""Factors to OpenMM's nm and kJ/mol (CODATA 2018, exact); reduced units are taken over as they are."""
 
 
 def beta(temperature: float, units: Units) -> float:

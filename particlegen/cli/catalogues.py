@@ -21,6 +21,7 @@ ENGINES = (
     ("torch pair", "torch", None),
     ("compiled Monte Carlo", "numba", None),
     ("ASE", "ase", None),
+    ("OpenMM", "openmm", "openmm"),
     ("MDTraj", "mdtraj", "mdtraj"),
 )
 """(name, import name, extra that installs it)."""

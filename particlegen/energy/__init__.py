@@ -1,21 +1,31 @@
 """Energies: the provider contract, the torch pair engine, and cards bound into systems."""
 
+from particlegen.energy.algebra import LinearEnergy, lambda_derivative, lambda_path
+from particlegen.energy.ase_engine import ASEEnergy, ProviderCalculator, ase_calculator
 from particlegen.energy.build import BuiltSystem, SystemSettings, build_system
 from particlegen.energy.files import energy_of_file
 from particlegen.energy.formulas import PairPotential, even_power_energy
+from particlegen.energy.openmm_engine import OpenMMEnergy
 from particlegen.energy.pair import TorchPairEnergy
 from particlegen.energy.provider import Counted, EnergyProvider, EnergyResult, Ledger
 
 __all__ = [
+    "ASEEnergy",
     "BuiltSystem",
     "Counted",
     "EnergyProvider",
     "EnergyResult",
     "Ledger",
+    "LinearEnergy",
+    "OpenMMEnergy",
     "PairPotential",
+    "ProviderCalculator",
     "SystemSettings",
     "TorchPairEnergy",
+    "ase_calculator",
     "build_system",
     "energy_of_file",
     "even_power_energy",
+    "lambda_derivative",
+    "lambda_path",
 ]

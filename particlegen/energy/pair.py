@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from particlegen.energy.formulas import PairPotential, even_power_energy
-from particlegen.energy.provider import EnergyResult
+from particlegen.energy.provider import EnergyResult, check_request
 from particlegen.geometry import FlatTorus, Positions
 from particlegen.system import ParticleSystem
 
@@ -84,14 +84,7 @@ class TorchPairEnergy:
         Raises:
             ValueError: positions of another N or dimension, or a quantity in `want` that does not exist.
         """
-        if tuple(positions.shape[1:]) != (self._system.n_particles, self._system.dim):
-            raise ValueError(
-                f"system {self._system.name!r} has positions (batch, {self._system.n_particles}, {self._system.dim}), "
-                f"found {tuple(positions.shape)}"
-            )
-        unknown = set(want) - {"energy", "forces", "virial"}
-        if unknown:
-            raise ValueError(f"cannot evaluate {sorted(unknown)}: expected energy, forces or virial")
+        check_request(self._system, positions, want)
         x = positions.to(device=self._device, dtype=torch.float64)
         finite = torch.isfinite(x).all(dim=2).all(dim=1)
         x = torch.where(finite[:, None, None], x, torch.zeros_like(x))

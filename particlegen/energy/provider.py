@@ -12,7 +12,7 @@ from torch import Tensor
 from particlegen.geometry import Positions
 from particlegen.system import ParticleSystem
 
-__all__ = ["Counted", "EnergyProvider", "EnergyResult", "Ledger"]
+__all__ = ["Counted", "EnergyProvider", "EnergyResult", "Ledger", "check_request"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,24 @@ class EnergyProvider(Protocol):
     def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
         """Energies, and what else `want` names (`forces`, `virial`), in the system's units and float64."""
         ...
+
+
+def check_request(
+    system: ParticleSystem, positions: Tensor, want: Sequence[str], offered: Sequence[str] = ("forces", "virial")
+) -> None:
+    """What every provider asks of a call before it computes anything.
+
+    Raises:
+        ValueError: positions of another N or dimension, or a quantity in `want` that is not offered.
+    """
+    if tuple(positions.shape[1:]) != (system.n_particles, system.dim):
+        raise ValueError(
+            f"system {system.name!r} has positions (batch, {system.n_particles}, {system.dim}), "
+            f"found {tuple(positions.shape)}"
+        )
+    unknown = sorted(set(want) - {"energy", *offered})
+    if unknown:
+        raise ValueError(f"cannot evaluate {unknown}: expected {', '.join(('energy', *offered))}")
 
 
 @dataclass
