@@ -1,5 +1,6 @@
 """Plain frozen data: which particles, in which space, at which state."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,20 @@ class ParticleSystem:
     def composition(self) -> tuple[int, ...]:
         """Number of particles of each species."""
         return tuple(int(n) for n in np.bincount(self.species, minlength=len(self.species_names)))
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """For every particle the index of its block: neighbours in order that are alike in species and diameter.
+
+        Particles of one block are interchangeable; the torus coupling permutes within blocks.
+
+        >>> from particlegen.geometry import FlatTorus
+        >>> ParticleSystem("s", FlatTorus((2.0, 2.0)), (0, 0, 0, 1), ("A", "B"), diameters=(1.0, 1.0, 1.2, 1.2)).blocks
+        (0, 0, 1, 2)
+        """
+        kinds = list(zip(self.species, self.diameters or (0.0,) * self.n_particles, strict=True))
+        changes = [int(now != before) for before, now in itertools.pairwise(kinds)]
+        return (0, *itertools.accumulate(changes))
 
     @property
     def log_uniform_density(self) -> float:

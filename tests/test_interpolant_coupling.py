@@ -16,8 +16,8 @@ from particlegen.system import ParticleSystem
 SPECIES = (0, 0, 0, 0, 1, 1, 2)
 
 
-def system(lengths=(3.0, 4.0), species=SPECIES):
-    return ParticleSystem("s", FlatTorus(lengths), species, ("A", "B", "C"))
+def system(lengths=(3.0, 4.0), species=SPECIES, diameters=None):
+    return ParticleSystem("s", FlatTorus(lengths), species, ("A", "B", "C"), diameters)
 
 
 def coupling(of, *minimised, starts=2):
@@ -161,7 +161,21 @@ def test_both_marginals_stay():
     assert abs(score(squareness(of, moved))) > 4
 
 
-def test_unsorted_species_are_refused():
+def test_permutations_keep_every_diameter_in_its_place():
+    """With one diameter for all, the particles are exchanged; with two, only those of the same."""
+    moved = {}
+    for sizes in ((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.4, 1.4)):
+        of = system(species=(0, 0, 0, 0), diameters=sizes)
+        data = uniform(of, 200, 3)
+        _, image = coupling(of, "species")(uniform(of, 200, 2), data, torch.Generator().manual_seed(0))
+        origin = torch.cdist(image, data).argmin(-1)
+        unlike = torch.tensor(sizes)[origin] != torch.tensor(sizes)
+        moved[sizes[-1]] = (origin // 2 != torch.arange(4) // 2).any().item(), unlike.any().item()
+        assert (torch.cdist(image, data).min(-1).values < 1e-9).all() and (origin != torch.arange(4)).any()
+    assert moved == {1.0: (True, False), 1.4: (False, False)}
+
+
+def test_unsorted_blocks_are_refused():
     x = torch.rand(1, 3, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match="sorted"):
         only_permutations(x, x, (3.0, 3.0), (0, 1, 0))

@@ -50,6 +50,22 @@ def test_contract_at_other_sizes(sizes):
     check_velocity_network(*make(**sizes))
 
 
+@pytest.mark.parametrize("kind", ["hollow", "standard"])
+def test_particles_of_one_species_differ_by_their_diameter(kind):
+    """Like diameters may be exchanged (the contract), unlike ones may not; a network that is not told them would."""
+    diameters = (1.0, 1.0, 1.3, 1.3)
+    system = ParticleSystem("s", FlatTorus(BOXES["square"]), SPECIES[1], ("A",), diameters)
+    network = build_network(NetworkSettings(kind=kind, width=8, rounds=2, radial=8), system).double()
+    check_velocity_network(network, system)
+    blind = build_network(NetworkSettings(kind=kind, width=8, rounds=2, radial=8), make(kinds=1)[1]).double()
+    x = system.torus.uniform((2, 4), torch.Generator().manual_seed(4))
+    t, order = torch.tensor([0.3, 0.7], dtype=torch.float64), [2, 1, 0, 3]
+    for net, differs in ((network, True), (blind, False)):
+        with torch.no_grad():
+            change = (net.forward(t, x[:, order]) - net.forward(t, x)[:, order]).abs().max()
+        assert (change > 1e-6) == differs
+
+
 def test_contract_on_each_device(device):
     network, system = make()
     check_velocity_network(network.to(device), system)
@@ -183,7 +199,7 @@ class LeakyNetwork(HollowNetwork):
 def test_a_leak_of_the_listener_fails_the_divergence():
     _, system = make()
     with pytest.raises(ContractViolation, match="trace of the Jacobian"):
-        check_velocity_network(LeakyNetwork(system.torus, system.species, 8, 2).double(), system)
+        check_velocity_network(LeakyNetwork(system.torus, system.species, width=8, rounds=2).double(), system)
 
 
 def test_removing_the_drift_leaves_the_divergence(monkeypatch):

@@ -137,17 +137,17 @@ def couple(
     x0: np.ndarray,
     x1: np.ndarray,
     lengths: tuple[float, ...],
-    species: tuple[int, ...],
+    blocks: tuple[int, ...],
     elements: np.ndarray,
     shifts: np.ndarray,
     rounds: int = 0,
 ) -> np.ndarray:
-    """The image of each `x1` under permutation within species, translation and point group that lies nearest `x0`.
+    """The image of each `x1` under permutation within blocks, translation and point group that lies nearest `x0`.
 
     Args:
         x0, x1: `(batch, N, dim)` float64.
         lengths: box lengths.
-        species: species index per particle, sorted.
+        blocks: index of the block of interchangeable particles, per particle, ascending (`ParticleSystem.blocks`).
         elements: `(g, dim, dim)` signed axis permutations to try; the identity alone for none.
         shifts: `(batch, starts, dim)` translations to start from; one zero for none.
         rounds: alternations of assignment and mean displacement; 0 keeps the starting translations.
@@ -156,9 +156,9 @@ def couple(
         `(batch, N, dim)` images of `x1` in the box: particle i is the partner of particle i of `x0`. Exact over
         permutations; over translations a local minimum from the given starts. O(batch · g · starts · rounds · N³).
     """
-    starts = np.concatenate([[0], np.cumsum(np.bincount(species))]).astype(np.int64)
-    if list(species) != sorted(species):
-        raise ValueError("species must be sorted")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(blocks))]).astype(np.int64)
+    if list(blocks) != sorted(blocks):
+        raise ValueError("blocks must be sorted")
     out = np.empty_like(x1)
     if not math.prod(x1.shape):
         return out

@@ -61,7 +61,7 @@ class Coupling:
     """
 
     def __init__(self, system: ParticleSystem, settings: InterpolantSettings):
-        self.torus, self.species = system.torus, system.species
+        self.torus, self.blocks = system.torus, system.blocks
         self.permute = "species" in settings.coupling
         self.translate = "translation" in settings.coupling
         self.starts = settings.starts if self.translate else 1
@@ -76,7 +76,7 @@ class Coupling:
             shifts = self.torus.uniform((batch, self.starts), generator).numpy()
         if self.permute:
             rounds = 5 if self.translate else 0
-            image = couple(x0.numpy(), x1.numpy(), self.torus.lengths, self.species, self.elements, shifts, rounds)
+            image = couple(x0.numpy(), x1.numpy(), self.torus.lengths, self.blocks, self.elements, shifts, rounds)
             x1 = torch.from_numpy(image)
         if self.translate:
             common = self.torus.uniform((batch, 1), generator)
@@ -92,7 +92,7 @@ class InterpolantLoss:
     """Mean squared error of the velocity over base, data and time (Albergo, Boffi & Vanden-Eijnden 2023, eq. 2.13).
 
     Args:
-        system: gives the torus and the species.
+        system: gives the torus and which particles are interchangeable.
         settings: the workflow's `interpolant` section.
     """
 

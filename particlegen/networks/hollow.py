@@ -96,13 +96,14 @@ class _StarRound(nn.Module):
 class HollowNetwork(TorusNetwork):
     """Velocity field of particle systems on a torus with a cheap exact divergence.
 
-    Equivariant to translations, to permutations within a species and to the box's point group; analytic on the torus.
+    Equivariant to translations, to permutations of like particles and to the box's point group; analytic on the torus.
     The mean velocity is removed, which changes neither the divergence (the mean is translation invariant) nor the law
     of translation-invariant systems.
 
     Args:
         torus: the box.
         species: species index per particle.
+        diameters: diameter per particle (polydisperse systems), or None.
         width, rounds, harmonics, radial, channels: sizes; `channels` counts the vectors told about each neighbour.
     """
 
@@ -110,13 +111,14 @@ class HollowNetwork(TorusNetwork):
         self,
         torus: FlatTorus,
         species: tuple[int, ...],
+        diameters: tuple[float, ...] | None = None,
         width: int = 64,
         rounds: int = 3,
         harmonics: int = 3,
         radial: int = 16,
         channels: int = 8,
     ):
-        super().__init__(torus, species, width, harmonics, radial)
+        super().__init__(torus, species, diameters, width, harmonics, radial)
         self.rounds = rounds
         k, classes, inv = self.features.vectors, self.features.classes, self.features.invariants
         self.surroundings = _Surroundings(width, self.features, channels)
@@ -127,8 +129,8 @@ class HollowNetwork(TorusNetwork):
         )
 
     def _told(self, t: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Node states that know time and species alone, and what each particle is told about each neighbour."""
-        node = self.clock(t, self.species)
+        """Node states that know time, species and size alone, and what each particle is told about each neighbour."""
+        node = self.clock(t, self.traits)
         return node, *self.surroundings(node, delta, self.mask, self.crowd)
 
     def _star(self, delta: Tensor, node: Tensor, h: Tensor, vector: Tensor, heading: Tensor) -> Tensor:

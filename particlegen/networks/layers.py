@@ -32,45 +32,67 @@ def remove_drift(v: Tensor) -> Tensor:
     return v - v.mean(1, keepdim=True)
 
 
+def particle_traits(species: tuple[int, ...], diameters: tuple[float, ...] | None) -> Tensor:
+    """What tells particles apart, `(N, traits)`: the species as one-hot columns, and the diameter if there is one.
+
+    Diameters are measured from their mean, in their standard deviation.
+    """
+    columns = nn.functional.one_hot(torch.tensor(species)).float()
+    if diameters is None:
+        return columns
+    sizes = torch.tensor(diameters)
+    spread = sizes.std(unbiased=False).clamp_min(1e-6)
+    return torch.cat([columns, ((sizes - sizes.mean()) / spread)[:, None]], 1)
+
+
 class Clock(nn.Module):
-    """Time and species of each particle as a vector: `(batch,)` and `(N, kinds)` → `(batch, N, width)`."""
+    """Time and traits of each particle as a vector: `(batch,)` and `(N, traits)` → `(batch, N, width)`."""
 
     frequencies: Tensor
 
-    def __init__(self, kinds: int, width: int, harmonics: int = 4):
+    def __init__(self, traits: int, width: int, harmonics: int = 4):
         super().__init__()
         self.register_buffer("frequencies", math.pi * torch.arange(1.0, harmonics + 1.0), persistent=False)
-        self.layers = nn.Sequential(nn.Linear(2 * harmonics + 2 + kinds, width), nn.SiLU(), nn.Linear(width, width))
+        self.layers = nn.Sequential(nn.Linear(2 * harmonics + 2 + traits, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, t: Tensor, species: Tensor) -> Tensor:
+    def forward(self, t: Tensor, traits: Tensor) -> Tensor:
         angles = t[:, None] * self.frequencies
         # a logarithm of the time that is left resolves the end of the path, where contacts form
         left = torch.log(1.02 - t)[:, None]
         time = torch.cat([torch.sin(angles), torch.cos(angles), t[:, None], left], -1)
-        batch, n = len(t), len(species)
-        joined = torch.cat([time[:, None].expand(batch, n, -1), species[None].expand(batch, n, -1)], -1)
+        batch, n = len(t), len(traits)
+        joined = torch.cat([time[:, None].expand(batch, n, -1), traits[None].expand(batch, n, -1)], -1)
         return nn.functional.silu(self.layers(joined))
 
 
 class TorusNetwork(nn.Module):
-    """What both kinds of network hold: features of displacements, time and species, and a mask without the diagonal.
+    """What both kinds of network hold: features of displacements, time and traits, and a mask without the diagonal.
 
     Args:
         torus: the box.
         species: species index per particle.
+        diameters: diameter per particle (polydisperse systems), or None.
         width: length of the feature vectors.
         harmonics, radial: sizes of `TorusFeatures`.
     """
 
-    species: Tensor
+    traits: Tensor
     mask: Tensor
 
-    def __init__(self, torus: FlatTorus, species: tuple[int, ...], width: int, harmonics: int, radial: int):
+    def __init__(
+        self,
+        torus: FlatTorus,
+        species: tuple[int, ...],
+        diameters: tuple[float, ...] | None,
+        width: int,
+        harmonics: int,
+        radial: int,
+    ):
         super().__init__()
-        n, kinds = len(species), max(species) + 1
+        n = len(species)
         spacing = (torus.volume / n) ** (1 / torus.dim)
         self.features = TorusFeatures(torus, spacing, harmonics, radial)
-        self.clock = Clock(kinds, width)
-        self.register_buffer("species", nn.functional.one_hot(torch.tensor(species), kinds).float(), persistent=False)
+        self.register_buffer("traits", particle_traits(species, diameters), persistent=False)
+        self.clock = Clock(self.traits.shape[1], width)
         self.register_buffer("mask", (1 - torch.eye(n))[None, :, :, None], persistent=False)
         self.crowd = max(1.0, (n - 1) ** 0.5)

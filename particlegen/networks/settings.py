@@ -64,4 +64,4 @@ def build_network(settings: NetworkSettings, system: ParticleSystem, seed: int =
     kind = HollowNetwork if settings.kind == "hollow" else StandardNetwork
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "network"))
-        return kind(system.torus, system.species, **sizes)
+        return kind(system.torus, system.species, system.diameters, **sizes)

@@ -40,6 +40,7 @@ class StandardNetwork(TorusNetwork):
     Args:
         torus: the box.
         species: species index per particle.
+        diameters: diameter per particle (polydisperse systems), or None.
         width, rounds, harmonics, radial: sizes.
     """
 
@@ -47,18 +48,19 @@ class StandardNetwork(TorusNetwork):
         self,
         torus: FlatTorus,
         species: tuple[int, ...],
+        diameters: tuple[float, ...] | None = None,
         width: int = 64,
         rounds: int = 3,
         harmonics: int = 3,
         radial: int = 16,
     ):
-        super().__init__(torus, species, width, harmonics, radial)
+        super().__init__(torus, species, diameters, width, harmonics, radial)
         vectors = self.features.classes * self.features.vectors
         self.messages = nn.ModuleList([_MessageRound(width, self.features.invariants, vectors) for _ in range(rounds)])
 
     def forward(self, t: Float[Tensor, " batch"], x: Positions) -> Positions:
         """Velocities at times `t` in [0, 1] and positions `x`, in lengths per unit of t."""
-        h, velocity, moved = self.clock(t, self.species), torch.zeros_like(x), x
+        h, velocity, moved = self.clock(t, self.traits), torch.zeros_like(x), x
         for message in self.messages:
             invariants, vectors = self.features(pair_displacements(moved))
             h, weights = message(h, invariants, self.mask)
