@@ -22,6 +22,7 @@ ENGINES = (
     ("compiled Monte Carlo", "numba", None),
     ("ASE", "ase", None),
     ("OpenMM", "openmm", "openmm"),
+    ("tblite", "tblite", "xtb"),
     ("MDTraj", "mdtraj", "mdtraj"),
 )
 """(name, import name, extra that installs it)."""

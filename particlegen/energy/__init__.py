@@ -8,6 +8,7 @@ from particlegen.energy.formulas import PairPotential, even_power_energy
 from particlegen.energy.openmm_engine import OpenMMEnergy
 from particlegen.energy.pair import TorchPairEnergy
 from particlegen.energy.provider import Counted, EnergyProvider, EnergyResult, Ledger
+from particlegen.energy.xtb_engine import xtb_energy
 
 __all__ = [
     "ASEEnergy",
@@ -28,4 +29,5 @@ __all__ = [
     "even_power_energy",
     "lambda_derivative",
     "lambda_path",
+    "xtb_energy",
 ]

@@ -1,0 +1,63 @@
+"""Tight binding by tblite behind the provider contract."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from test_energy_engines import octahedra, silver
+
+from particlegen.energy import SystemSettings, build_system, xtb_energy
+from particlegen.geometry import FreeSpace
+from particlegen.settings import InputError
+from particlegen.system import ParticleSystem
+from particlegen.testing import check_energy_provider
+
+interface = pytest.importorskip("tblite.interface", reason="pip install 'particlegen[xtb]'")
+
+
+def molecule(symbols, name="molecule"):
+    names = tuple(dict.fromkeys(symbols))
+    return ParticleSystem(name, FreeSpace(3), tuple(names.index(s) for s in symbols), names, units="metal")
+
+
+@pytest.mark.parametrize("method", ["GFN1-xTB", "GFN2-xTB"])
+def test_silver_keeps_the_contract(method):
+    provider = xtb_energy(silver(), method)
+    x = octahedra(2)
+    check_energy_provider(provider, x, rtol=1e-8, step=1e-3, force_rtol=1e-4)
+    assert provider.name == method.lower().replace("-", "_")
+    # tblite's own interface, in Hartree and Bohr
+    theirs = interface.Calculator(method, np.full(6, 47), x[0].numpy() / 0.529177210903)
+    theirs.set("verbosity", 0)
+    theirs.set("accuracy", 0.01)
+    assert abs(float(provider.evaluate(x).energy[0]) / 27.211386245988 - theirs.singlepoint().get("energy")) < 1e-6
+
+
+def test_the_spin_follows_from_the_electrons():
+    """The hydrogen atom and the molecule: a bond of a few eV, and the atom has no spin-paired state."""
+    atom, pair = xtb_energy(molecule(["H"])), xtb_energy(molecule(["H", "H"]))
+    x = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 0.0, 0.74]]], dtype=torch.float64)
+    bond = 2 * atom.evaluate(x[:, :1]).energy - pair.evaluate(x).energy
+    assert 3.0 < float(bond) < 6.0
+    for wrong in (1, 3):
+        with pytest.raises(InputError, match="does not go with 1 electrons"):
+            xtb_energy(molecule(["H"]), multiplicity=wrong)
+
+
+def test_what_does_not_converge_is_data():
+    provider = xtb_energy(silver(), max_iterations=2)
+    found = provider.evaluate(octahedra(2))
+    assert not found.ok.any() and found.energy.isnan().all() and all("Calculat" in r for r in found.reasons)
+
+
+def test_wrong_input_is_named(monkeypatch):
+    with pytest.raises(InputError, match="needs metal units"):
+        xtb_energy(build_system(SystemSettings(card="lj_cluster")).system)
+    with pytest.raises(InputError, match="no chemical symbols: X1"):
+        xtb_energy(molecule(["Ag", "X1"], "X"))
+    with pytest.raises(InputError, match="GFN1-xTB or GFN2-xTB"):
+        xtb_energy(silver(), "GFN0-xTB")
+    monkeypatch.setitem(sys.modules, "tblite.ase", None)
+    with pytest.raises(InputError, match=r"pip install 'particlegen\[xtb\]'"):
+        xtb_energy(silver())
