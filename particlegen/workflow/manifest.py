@@ -12,7 +12,7 @@ from particlegen import __version__
 from particlegen.catalogue import Card
 from particlegen.energy import BuiltSystem
 from particlegen.settings import InputError
-from particlegen.workflow.schema import Workflow, canonical_yaml
+from particlegen.workflow.schema import PretrainedSettings, Workflow, canonical_yaml
 from particlegen.workflow.stage_training import given_weights, pretrained_card, system_hash
 
 __all__ = ["build_manifest", "check_manifest", "citations"]
@@ -27,6 +27,7 @@ METHOD_CITATIONS = {
     "flow matching": "R. T. Q. Chen, Y. Lipman, Flow matching on general geometries, arXiv:2302.03660 (2023)",
     "hollow": "J. Gloy, S. Olsson, HollowFlow, arXiv:2510.21542 (2025)",
     "hutchinson": "M. F. Hutchinson, Commun. Stat. Simul. Comput. 19, 433 (1990)",
+    "muon": "K. Jordan et al., Muon: an optimizer for hidden layers in neural networks (2024)",
     "tempering": "K. Hukushima, K. Nemoto, J. Phys. Soc. Jpn. 65, 1604 (1996)",
     "swap": "A. Ninarello, L. Berthier, D. Coslovich, Phys. Rev. X 7, 021039 (2017)",
     "r_hat": "A. Vehtari, A. Gelman, D. Simpson, B. Carpenter, P.-C. Bürkner, Bayesian Anal. 16, 667 (2021)",
@@ -39,6 +40,7 @@ def citations(workflow: Workflow, built: BuiltSystem, network_card: Card | None)
     """What to cite, from what the workflow uses; a work that several parts cite stands once, order kept."""
     keys = ["interpolant", "flow matching", "r_hat", "pareto_k"]
     keys += [workflow.network.kind] if workflow.network.kind == "hollow" else []
+    keys += ["muon"] if not isinstance(workflow.training, PretrainedSettings) else []
     keys += ["hutchinson"] if workflow.generation.likelihood == "hutchinson" else []
     keys += [workflow.reference.sampler] if workflow.reference.sampler in METHOD_CITATIONS else []
     keys += ["freud"] if {"rdf", "structure_factor"} & set(workflow.estimates.observables) else []
