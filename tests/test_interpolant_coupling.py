@@ -185,3 +185,34 @@ def test_unsorted_blocks_are_refused():
 def test_translations_without_permutations_are_refused(lone):
     with pytest.raises(ValueError, match="species"):
         InterpolantSettings(coupling=lone)
+
+
+@pytest.mark.parametrize("minimised", [("species",), ("species", "translation", "point_group")])
+def test_a_pool_shares_out_its_data_at_the_least_cost(minimised):
+    """As scipy assigns the costs of all pairs; every datum once; the last, smaller pool too."""
+    of, n, pool = system((3.0, 3.0)), 10, 4
+    x0, x1 = uniform(of, n, 8), uniform(of, n, 9)
+    shifts = uniform(of, n, 10)[:, :2].numpy() if "translation" in minimised else np.zeros((n, 1, 2))
+    elements = of.torus.point_group().numpy() if "point_group" in minimised else np.eye(2)[None]
+    rounds = 5 if "translation" in minimised else 0
+    fixed = of.torus.lengths, of.blocks, elements
+    pooled = torch.from_numpy(couple(x0.numpy(), x1.numpy(), *fixed, shifts, rounds, pool))
+    for first in range(0, n, pool):
+        size = min(pool, n - first)
+        mine = slice(first, first + size)
+        table = np.empty((size, size))
+        for j in range(size):
+            same = x1[first + j].expand(size, -1, -1).contiguous()
+            alone = couple(x0[mine].numpy(), same.numpy(), *fixed, shifts[mine], rounds)
+            table[:, j] = cost(of, x0[mine], torch.from_numpy(alone))
+        rows, columns = linear_sum_assignment(table)
+        found = cost(of, x0[mine], pooled[mine])
+        assert torch.allclose(found, torch.from_numpy(table[rows, columns]), rtol=1e-12)
+        assert size < pool or found.sum() < table.trace()
+        for row, column in zip(rows, columns, strict=True):
+            pairs = zip(
+                pair_distances(of, pooled[first + row][None]),
+                pair_distances(of, x1[first + column][None]),
+                strict=True,
+            )
+            assert all(torch.allclose(a, b, atol=1e-12) for a, b in pairs)

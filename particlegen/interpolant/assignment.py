@@ -92,7 +92,10 @@ def _permute(x0, x1, shift, lengths, starts, permutation, scratch):
 
 @numba.njit(cache=True, nogil=True)
 def _couple_one(x0, x1, lengths, starts, elements, shifts, rounds, out, scratch):
-    """The best of all starting translations and point-group elements, each refined by alternating minimisation."""
+    """The best of all starting translations and point-group elements, each refined by alternating minimisation.
+
+    Fills `out` with that image of `x1` and returns its squared distance from `x0`.
+    """
     n, dim = x0.shape
     best = np.inf
     permutation = np.empty(n, np.int64)
@@ -123,14 +126,28 @@ def _couple_one(x0, x1, lengths, starts, elements, shifts, rounds, out, scratch)
                 for i in range(n):
                     for a in range(dim):
                         out[i, a] = (image[permutation[i], a] + shift[a]) % lengths[a]
+    return best
 
 
 @numba.njit(cache=True, nogil=True)
-def _couple(x0, x1, lengths, starts, elements, shifts, rounds, out):
-    n = x0.shape[1]
-    scratch = np.empty((n, n)), np.empty(n, np.int64), np.empty((3, n + 1)), np.empty((3, n + 1), np.int64)
-    for b in range(x0.shape[0]):
-        _couple_one(x0[b], x1[b], lengths, starts, elements, shifts[b], rounds, out[b], scratch)
+def _couple(x0, x1, lengths, starts, elements, shifts, rounds, pool, out):
+    """Within each pool, every `x1` goes to one `x0`: the assignment with the smallest sum of squared distances."""
+    batch, n, dim = x0.shape
+    most = max(n, pool)
+    scratch = np.empty((n, n)), np.empty(n, np.int64), np.empty((3, most + 1)), np.empty((3, most + 1), np.int64)
+    images, table, partner = np.empty((pool, pool, n, dim)), np.empty((pool, pool)), np.empty(pool, np.int64)
+    for first in range(0, batch, pool):
+        size = min(pool, batch - first)
+        for i in range(size):
+            for j in range(size):
+                b, image = first + i, images[i, j]
+                distance = _couple_one(
+                    x0[b], x1[first + j], lengths, starts, elements, shifts[b], rounds, image, scratch
+                )
+                table[i, j] = distance
+        _assign(table[:size, :size], partner, scratch[2], scratch[3])
+        for i in range(size):
+            out[first + i] = images[i, partner[i]]
 
 
 def couple(
@@ -141,8 +158,12 @@ def couple(
     elements: np.ndarray,
     shifts: np.ndarray,
     rounds: int = 0,
+    pool: int = 1,
 ) -> np.ndarray:
     """The image of each `x1` under permutation within blocks, translation and point group that lies nearest `x0`.
+
+    With a `pool`, each run of that many `x0` shares out the same `x1` among its members so that their squared distances
+    add up to the least (mini-batch optimal transport: Tong et al. 2024; with symmetries: Klein, Krämer, Noé 2023).
 
     Args:
         x0, x1: `(batch, N, dim)` float64.
@@ -151,10 +172,12 @@ def couple(
         elements: `(g, dim, dim)` signed axis permutations to try; the identity alone for none.
         shifts: `(batch, starts, dim)` translations to start from; one zero for none.
         rounds: alternations of assignment and mean displacement; 0 keeps the starting translations.
+        pool: configurations among which partners are chosen; 1 keeps `x1[b]` with `x0[b]`.
 
     Returns:
         `(batch, N, dim)` images of `x1` in the box: particle i is the partner of particle i of `x0`. Exact over
-        permutations; over translations a local minimum from the given starts. O(batch · g · starts · rounds · N³).
+        permutations; over translations a local minimum from the given starts.
+        O(batch · pool · g · starts · rounds · N³).
     """
     starts = np.concatenate([[0], np.cumsum(np.bincount(blocks))]).astype(np.int64)
     if list(blocks) != sorted(blocks):
@@ -162,5 +185,5 @@ def couple(
     out = np.empty_like(x1)
     if not math.prod(x1.shape):
         return out
-    _couple(x0, x1, np.asarray(lengths), starts, elements, shifts, rounds, out)
+    _couple(x0, x1, np.asarray(lengths), starts, elements, shifts, rounds, min(pool, len(x0)), out)
     return out

@@ -27,6 +27,8 @@ class InterpolantSettings(Section):
         coupling: what is minimised over when base and data are paired: permutations within each `species`,
             `translation`s, the box's `point_group`; the last two only with the first. Empty: independent pairs.
         starts: starting translations tried per point-group element.
+        pool: configurations of a batch among which partners are chosen, for shorter paths (mini-batch optimal
+            transport); 1 is none. The time that coupling takes is proportional to it.
         late_times: exponent that draws training times towards t = 1; 1 is uniform.
     """
 
@@ -35,12 +37,15 @@ class InterpolantSettings(Section):
     noise_amplitude: Annotated[float, Field(gt=0)] = 0.1
     coupling: tuple[Literal["species", "translation", "point_group"], ...] = ("species", "translation", "point_group")
     starts: Annotated[int, Field(ge=1, le=64)] = 2
+    pool: Annotated[int, Field(ge=1, le=256)] = 1
     late_times: Annotated[float, Field(ge=1, le=4)] = 1.0
 
     @model_validator(mode="after")
     def _species_first(self) -> "InterpolantSettings":
         if self.coupling and "species" not in self.coupling:
             raise ValueError(f"'coupling' {list(self.coupling)} needs 'species' too: it is minimised over permutations")
+        if self.pool > 1 and not self.coupling:
+            raise ValueError(f"'pool' {self.pool} shortens coupled paths, but 'coupling' is empty; add 'species' to it")
         return self
 
 
@@ -56,8 +61,9 @@ class Coupling:
     """Pairs base and data configurations, leaving both marginals as they are.
 
     The data configuration is replaced by its image, under the chosen symmetries of the Boltzmann law, nearest to the
-    base configuration; then one random element of the same symmetries acts on both. The base is untouched up to that
-    element, under which it is invariant, so it stays uniform; the data marginal is averaged over the symmetries.
+    base configuration; in a pool, each datum goes to one base configuration, for the least sum. Then one random element
+    of the same symmetries acts on both. The base is untouched up to that element, under which it is invariant, so it
+    stays uniform; the data marginal is averaged over the symmetries.
     """
 
     def __init__(self, system: ParticleSystem, settings: InterpolantSettings):
@@ -65,6 +71,7 @@ class Coupling:
         self.permute = "species" in settings.coupling
         self.translate = "translation" in settings.coupling
         self.starts = settings.starts if self.translate else 1
+        self.pool = settings.pool
         elements = self.torus.point_group()
         self.elements = (elements if "point_group" in settings.coupling else elements[:1]).numpy()
 
@@ -76,8 +83,8 @@ class Coupling:
             shifts = self.torus.uniform((batch, self.starts), generator).numpy()
         if self.permute:
             rounds = 5 if self.translate else 0
-            image = couple(x0.numpy(), x1.numpy(), self.torus.lengths, self.blocks, self.elements, shifts, rounds)
-            x1 = torch.from_numpy(image)
+            fixed = self.torus.lengths, self.blocks, self.elements
+            x1 = torch.from_numpy(couple(x0.numpy(), x1.numpy(), *fixed, shifts, rounds, self.pool))
         if self.translate:
             common = self.torus.uniform((batch, 1), generator)
             x0, x1 = self.torus.wrap(x0 + common), self.torus.wrap(x1 + common)
