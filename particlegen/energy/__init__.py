@@ -3,8 +3,12 @@
 from particlegen.energy.algebra import LinearEnergy, lambda_derivative, lambda_path
 from particlegen.energy.ase_engine import ASEEnergy, ProviderCalculator, ase_calculator
 from particlegen.energy.build import BuiltSystem, SystemSettings, build_system
+from particlegen.energy.cached import Cached
 from particlegen.energy.files import energy_of_file
+from particlegen.energy.fingerprint import Reproducible, geometry_hash, settings_hash
 from particlegen.energy.formulas import PairPotential, even_power_energy
+from particlegen.energy.label import Label
+from particlegen.energy.labels import LabelStore, LabelSummary
 from particlegen.energy.openmm_engine import OpenMMEnergy
 from particlegen.energy.pair import TorchPairEnergy
 from particlegen.energy.provider import Counted, EnergyProvider, EnergyResult, Ledger
@@ -13,21 +17,28 @@ from particlegen.energy.xtb_engine import xtb_energy
 __all__ = [
     "ASEEnergy",
     "BuiltSystem",
+    "Cached",
     "Counted",
     "EnergyProvider",
     "EnergyResult",
+    "Label",
+    "LabelStore",
+    "LabelSummary",
     "Ledger",
     "LinearEnergy",
     "OpenMMEnergy",
     "PairPotential",
     "ProviderCalculator",
+    "Reproducible",
     "SystemSettings",
     "TorchPairEnergy",
     "ase_calculator",
     "build_system",
     "energy_of_file",
     "even_power_energy",
+    "geometry_hash",
     "lambda_derivative",
     "lambda_path",
+    "settings_hash",
     "xtb_energy",
 ]

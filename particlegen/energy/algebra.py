@@ -1,9 +1,11 @@
 """Linear combinations of energy providers: sums, scales, baseline + correction, λ-paths and their derivatives."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
+from particlegen.energy.fingerprint import settings_of
 from particlegen.energy.provider import EnergyProvider, EnergyResult, check_request
 from particlegen.geometry import Positions
 from particlegen.system import ParticleSystem
@@ -60,6 +62,16 @@ class LinearEnergy:
     @property
     def device(self) -> torch.device:
         return self._terms[0][1].device
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Coefficients and settings of the terms that count.
+
+        Raises:
+            InputError: a term has no settings.
+        """
+        terms = [[float(coefficient), settings_of(provider)] for coefficient, provider in self._terms if coefficient]
+        return {"engine": "linear", "terms": terms}
 
     def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
         """Energies and what else `want` names, as far as every term offers it.

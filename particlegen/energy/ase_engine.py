@@ -1,5 +1,6 @@
 """ASE both ways: any ASE calculator as an energy provider, and any provider as an ASE calculator."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -10,9 +11,11 @@ from ase.calculators.calculator import (
     BadConfiguration,
     CalculationFailed,
     Calculator,
+    FileIOCalculator,
     all_changes,
     get_calculator_class,
 )
+from ase.calculators.genericfileio import GenericFileIOCalculator
 from ase.calculators.names import names as registered_names
 from ase.data import atomic_numbers
 
@@ -70,6 +73,8 @@ class ASEEnergy:
         calculator: an ASE calculator, or the name of a registered one.
         elements: chemical symbol of every species name; without it the names themselves have to be symbols.
         name: what the ledger calls this engine; default `ase_` and the calculator's name.
+        stated: what the calculator's answers depend on, for label stores: method, parameters, versions. Known without
+            it where `calculator` is the name of one that runs inside Python.
 
     Raises:
         InputError: an unknown calculator, or species that are no chemical elements.
@@ -84,7 +89,9 @@ class ASEEnergy:
         calculator: Calculator | str,
         elements: Mapping[str, str] | None = None,
         name: str | None = None,
+        stated: Mapping[str, Any] | None = None,
     ):
+        self._by_name, self._stated = isinstance(calculator, str), stated
         self._calculator = ase_calculator(calculator) if isinstance(calculator, str) else calculator
         self._system = system
         self.elements = dict(elements or {species: species for species in system.species_names})
@@ -103,6 +110,32 @@ class ASEEnergy:
     @property
     def system(self) -> ParticleSystem:
         return self._system
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What was stated; else class, parameters and version of a calculator that was given by name.
+
+        Raises:
+            InputError: a calculator that was handed in, or one that runs an external program: what its answers depend
+                on cannot be read off it.
+        """
+        known: dict[str, Any] = {"engine": "ase", "elements": self.elements}
+        if self._stated is not None:
+            return known | dict(self._stated)
+        kind = type(self._calculator)
+        if not self._by_name or issubclass(kind, FileIOCalculator | GenericFileIOCalculator):
+            raise InputError(
+                f"{self.name}: what {kind.__name__}'s answers depend on cannot be read off it; state method, "
+                "parameters and versions: ASEEnergy(..., stated={...})"
+            )
+        package = kind.__module__.partition(".")[0]
+        versions = {"ase": ase.__version__} | {package: str(getattr(sys.modules[package], "__version__", None))}
+        calculator = f"{kind.__module__}.{kind.__qualname__}"
+        return known | {
+            "calculator": calculator,
+            "parameters": dict(self._calculator.parameters or {}),
+            "versions": versions,
+        }
 
     @property
     def quantities(self) -> tuple[str, ...]:

@@ -21,11 +21,13 @@ class Frame:
         energy: U.
         forces: `(particle, dim)`, or None when not asked for.
         virial: W = −Σ r U'(r), or None when not asked for.
+        iterations: of the self-consistency, where the engine tells.
     """
 
     energy: float
     forces: np.ndarray | None = None
     virial: float | None = None
+    iterations: int | None = None
 
 
 def evaluate_frames(
@@ -49,6 +51,7 @@ def evaluate_frames(
     n = len(x)
     energy, virial, forces = np.full(n, np.nan), np.full(n, np.nan), np.full(x.shape, np.nan)
     reasons: list[str | None] = [None] * n
+    iterations: list[int | None] = [None] * n
     radius = getattr(system.geometry, "radius", np.inf)
     for item, frame in enumerate(x):
         if not np.isfinite(frame).all():
@@ -61,6 +64,7 @@ def evaluate_frames(
                 energy[item] = found.energy
                 forces[item] = found.forces if found.forces is not None else 0.0
                 virial[item] = found.virial if found.virial is not None else 0.0
+                iterations[item] = found.iterations
             except Exception as error:
                 reasons[item] = f"{type(error).__name__}: {error}"
             else:
@@ -74,4 +78,5 @@ def evaluate_frames(
         virial=torch.from_numpy(virial) if "virial" in want else None,
         ok=torch.from_numpy(ok),
         reasons=tuple(reasons),
+        iterations=tuple(iterations),
     )

@@ -1,6 +1,7 @@
 """OpenMM as an energy provider: the catalogue's pair potentials, or any serialised OpenMM system."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,18 @@ class OpenMMEnergy:
     @property
     def system(self) -> ParticleSystem:
         return self._system
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Platform, version, and the SHA-256 of the system that OpenMM runs, as its XML."""
+        openmm = _openmm()
+        xml = openmm.XmlSerializer.serialize(self._context.getSystem())
+        return {
+            "engine": "openmm",
+            "platform": self._platform,
+            "system_sha256": hashlib.sha256(xml.encode()).hexdigest(),
+            "versions": {"openmm": openmm.Platform.getOpenMMVersion()},
+        }
 
     @property
     def quantities(self) -> tuple[str, ...]:

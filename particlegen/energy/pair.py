@@ -1,6 +1,9 @@
 """The torch pair-energy engine: batched, differentiable, float64."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +11,7 @@ from jaxtyping import Float
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from particlegen import __version__
 from particlegen.energy.formulas import PairPotential, even_power_energy
 from particlegen.energy.provider import EnergyResult, check_request
 from particlegen.geometry import FlatTorus, Positions
@@ -74,6 +78,16 @@ class TorchPairEnergy:
     @property
     def device(self) -> torch.device:
         return self._device
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The potential by its parameters, the species that they are for, the versions behind the arithmetic."""
+        potential = asdict(self._potential)
+        del potential["name"]
+        potential["cutoff"] = potential["cutoff"] if math.isfinite(potential["cutoff"]) else None
+        versions = {"particlegen": __version__, "torch": torch.__version__}
+        species = list(self._system.species_names)
+        return {"engine": "torch_pair", "species": species, "potential": potential, "versions": versions}
 
     def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
         """Energies `(batch,)`, forces `(batch, particle, dim)`, virial W = −Σ_{i<j} r U'(r), all float64.

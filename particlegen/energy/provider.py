@@ -1,9 +1,9 @@
 """The one contract that every energy engine fulfils, and the ledger that counts its calls."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,6 +25,7 @@ class EnergyResult:
         virial: `(batch,)` W = −Σ_{i<j} r_ij U'(r_ij), or None.
         ok: `(batch,)`; False marks an item that must not be used as an energy or a training label.
         reasons: one entry per item, None where ok.
+        iterations: of the engine's self-consistency, one entry per item, where it tells.
     """
 
     energy: Float[Tensor, " batch"]
@@ -32,6 +33,7 @@ class EnergyResult:
     virial: Float[Tensor, " batch"] | None
     ok: Bool[Tensor, " batch"]
     reasons: tuple[str | None, ...]
+    iterations: tuple[int | None, ...] | None = None
 
 
 @runtime_checkable
@@ -75,24 +77,42 @@ def check_request(
 
 @dataclass
 class Ledger:
-    """Calls, seconds and failures per (provider, stage). A call is one full-energy evaluation."""
+    """Calls, seconds, failures and answers from a store, per (provider, stage).
 
-    calls: dict[tuple[str, str], int] = field(default_factory=dict)
+    A call is one full-energy evaluation (N single-particle trial moves count as one, so there are fractions); what a
+    label store answers is `cached` and no call.
+    """
+
+    calls: dict[tuple[str, str], int | float] = field(default_factory=dict)
     seconds: dict[tuple[str, str], float] = field(default_factory=dict)
     failures: dict[tuple[str, str], int] = field(default_factory=dict)
+    cached: dict[tuple[str, str], int] = field(default_factory=dict)
 
-    def add(self, provider: str, stage: str, calls: int, seconds: float = 0.0, failures: int = 0) -> None:
+    def add(
+        self, provider: str, stage: str, calls: int | float, seconds: float = 0.0, failures: int = 0, cached: int = 0
+    ) -> None:
         key = (provider, stage)
         self.calls[key] = self.calls.get(key, 0) + calls
         self.seconds[key] = self.seconds.get(key, 0.0) + seconds
         self.failures[key] = self.failures.get(key, 0) + failures
+        self.cached[key] = self.cached.get(key, 0) + cached
 
-    def total_calls(self, provider: str) -> int:
+    def take(self, stage: str) -> dict[str, dict[str, int | float]]:
+        """Remove the entries of a stage and return them: provider → `calls`, `seconds`, `failures`, `cached`."""
+        columns = {"calls": self.calls, "seconds": self.seconds, "failures": self.failures, "cached": self.cached}
+        taken = [key for key in self.calls if key[1] == stage]
+        return {key[0]: {name: column.pop(key) for name, column in columns.items()} for key in taken}
+
+    def total_calls(self, provider: str) -> int | float:
         return sum(n for (name, _), n in self.calls.items() if name == provider)
 
 
 class Counted:
-    """A provider that writes every call of the provider it wraps into a ledger."""
+    """A provider that writes every call of the provider it wraps into a ledger.
+
+    With a label store the order is `Cached(Counted(engine, ledger, stage), store)`: calls that are paid for, and
+    answers from the store apart from them.
+    """
 
     def __init__(self, provider: EnergyProvider, ledger: Ledger, stage: str):
         self._provider, self._ledger, self._stage = provider, ledger, stage
@@ -112,6 +132,15 @@ class Counted:
     @property
     def device(self) -> torch.device:
         return self._provider.device
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Those of the provider; AttributeError where it has none."""
+        return self._provider.settings  # pyright: ignore[reportAttributeAccessIssue]
+
+    def add_cached(self, answers: int) -> None:
+        """Count answers that a store gave in the provider's place."""
+        self._ledger.add(self.name, self._stage, 0, cached=answers)
 
     def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
         start = time.perf_counter()

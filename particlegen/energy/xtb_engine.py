@@ -39,6 +39,7 @@ def xtb_energy(
     """
     try:
         from tblite.ase import TBLite
+        from tblite.library import get_version
     except ImportError as error:
         raise InputError("tblite is not installed; pip install 'particlegen[xtb]'") from error
     if system.units != "metal":
@@ -52,14 +53,18 @@ def xtb_energy(
     multiplicity = multiplicity or 1 + electrons % 2
     if (electrons + multiplicity) % 2 == 0 or multiplicity < 1:
         raise InputError(f"multiplicity {multiplicity} does not go with {electrons} electrons; one of them is even")
-    calculator = TBLite(
-        method=method,
-        charge=charge,
-        multiplicity=multiplicity,
-        accuracy=accuracy,
-        electronic_temperature=electronic_temperature,
-        max_iterations=max_iterations,
-        cache_api=False,
-        verbosity=0,
-    )
-    return ASEEnergy(system, calculator, name=method.lower().replace("-", "_"))
+    parameters = {
+        "method": method,
+        "charge": charge,
+        "multiplicity": multiplicity,
+        "accuracy": accuracy,
+        "electronic_temperature": electronic_temperature,
+        "max_iterations": max_iterations,
+    }
+    calculator = TBLite(**parameters, cache_api=False, verbosity=0)
+    stated = {"calculator": "tblite", "parameters": parameters, "versions": {"tblite": _dotted(get_version())}}
+    return ASEEnergy(system, calculator, name=method.lower().replace("-", "_"), stated=stated)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(number) for number in version)
