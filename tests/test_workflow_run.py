@@ -72,7 +72,13 @@ def test_the_run_folder_is_as_designed(finished):
     assert results["generated"]["n_samples"]["value"] == 60
     assert results["energy_calls"]["torch_pair"]["value"] == 60
     assert results["energy_calls"]["monte_carlo"]["value"] >= 400 * 5
-    assert set(results["spent"]) == {"seconds", "calls"}
+    assert set(results["spent"]) == {"seconds", "calls", "ledger"}
+    assert results["spent"]["calls"]["torch_pair"]["value"] == 60
+    row = {name: quantity["value"] for name, quantity in results["spent"]["ledger"]["torch_pair"]["generation"].items()}
+    assert row == {"calls": 60, "cached": 0, "failures": 0, "seconds": row["seconds"]} and row["seconds"] > 0
+    sampled = results["spent"]["ledger"]["monte_carlo"]["reference"]
+    assert sampled["calls"]["value"] == results["energy_calls"]["monte_carlo"]["value"]
+    assert 0 < sampled["seconds"]["value"] <= results["spent"]["seconds"]["reference"]["value"]
     assert {"reference", "training", "generation"} <= set(results["spent"]["seconds"])
     assert set(results["observables"]["rdf"]["partials"]) == {"A-A", "A-B", "B-B"}
     manifest = json.loads(finished.folder.manifest_file.read_text())

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from particlegen.energy import Ledger
 from particlegen.events import Event
 from particlegen.io import atomic
 from particlegen.io.store import RunStore
@@ -171,16 +172,16 @@ class Journal:
         except OSError as error:
             raise RunError(f"{self._folder.events_file}: cannot be written ({error.strerror})") from error
 
-    def spent(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Seconds per stage and calls per provider, added over every line of every session of this run."""
+    def spent(self) -> tuple[dict[str, float], Ledger]:
+        """Seconds per stage, and the ledger of all engines, added over every line of every session of this run."""
         seconds: dict[str, float] = defaultdict(float)
-        calls: dict[str, float] = defaultdict(float)
+        ledger = Ledger()
         for entry in self._folder.events():
-            used = entry.get("spent") or {}
-            seconds[entry["stage"]] += used.get("seconds", 0.0)
-            for provider, count in used.get("calls", {}).items():
-                calls[provider] += count
-        return dict(seconds), dict(calls)
+            used, stage = entry.get("spent") or {}, entry["stage"]
+            seconds[stage] += used.get("seconds", 0.0)
+            for provider, counts in used.get("engines", {}).items():
+                ledger.add(provider, stage, **counts)
+        return dict(seconds), ledger
 
 
 def _plain(value: Any) -> Any:

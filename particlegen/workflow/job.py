@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from particlegen.energy import BuiltSystem, EnergyProvider
+from particlegen.energy import BuiltSystem, Counted, EnergyProvider, Ledger
 from particlegen.events import Event, EventSink
 from particlegen.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from particlegen.io.store import RunStore
@@ -81,7 +81,7 @@ class Job:
     executor: Executor | None
     relative_to: Path
     _mark: float = field(default_factory=time.perf_counter)
-    _calls: dict[str, float] = field(default_factory=dict)
+    _ledger: Ledger = field(default_factory=Ledger)
 
     @property
     def store(self) -> RunStore:
@@ -90,14 +90,17 @@ class Job:
     def emit(self, event: Event) -> None:
         """Write an event to the journal, with the seconds and calls since the last one, and tell the listener."""
         now = time.perf_counter()
-        spent = {"seconds": round(now - self._mark, 4), "calls": self._calls}
-        self.journal.write(event, spent)
-        self._mark, self._calls = now, {}
+        self.journal.write(event, {"seconds": round(now - self._mark, 4), "engines": self._ledger.take(event.stage)})
+        self._mark = now
         self.listener(event)
 
-    def count(self, provider: str, calls: float) -> None:
-        """Energy calls really made, for `spent`."""
-        self._calls[provider] = self._calls.get(provider, 0.0) + calls
+    def counted(self, stage: str) -> Counted:
+        """The provider, with what a stage really asks of it counted for `spent`."""
+        return Counted(self.provider, self._ledger, stage)
+
+    def count(self, provider: str, stage: str, calls: float, seconds: float) -> None:
+        """Calls really made by an engine that is no provider, for `spent`."""
+        self._ledger.add(provider, stage, calls, seconds)
 
     def check(self, stage: str) -> None:
         """Raise `Interrupted` if a signal came; call it where everything is on disk."""

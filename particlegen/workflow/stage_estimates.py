@@ -71,6 +71,10 @@ def _count(value: float, unit: str = "") -> Estimate:
     return Estimate(float(value), 0.0, unit, "count")
 
 
+def _seconds(value: float) -> Estimate:
+    return Estimate(value, 0.0, "s", "wall clock")
+
+
 def _reference(job: Job, chains: np.ndarray, equilibration: Equilibration) -> dict[str, Estimate]:
     """Averages over the reference frames, with the errors that their correlation leaves."""
     n, state = job.built.system.n_particles, job.built.state
@@ -147,10 +151,23 @@ def _logical_calls(job: Job) -> dict[str, Estimate]:
 
 
 def _spent(job: Job) -> dict[str, Any]:
-    seconds, calls = job.journal.spent()
+    """What this machine really did: seconds per stage, calls per provider, and the ledger behind them."""
+    seconds, ledger = job.journal.spent()
+    providers = dict.fromkeys(provider for provider, _ in ledger.calls)
+    rows: dict[str, dict[str, Any]] = {provider: {} for provider in providers}
+    for (provider, stage), calls in ledger.calls.items():
+        key = provider, stage
+        row = {
+            "calls": _count(calls, "calls"),
+            "cached": _count(ledger.cached[key], "calls"),
+            "failures": _count(ledger.failures[key], "calls"),
+            "seconds": _seconds(ledger.seconds[key]),
+        }
+        rows[provider][stage] = _as_dicts(row)
     return {
-        "seconds": {name: Estimate(value, 0.0, "s", "wall clock").as_dict() for name, value in seconds.items()},
-        "calls": {name: _count(value, "calls").as_dict() for name, value in calls.items()},
+        "seconds": _as_dicts({stage: _seconds(value) for stage, value in seconds.items()}),
+        "calls": _as_dicts({name: _count(ledger.total_calls(name), "calls") for name in providers}),
+        "ledger": rows,
     }
 
 

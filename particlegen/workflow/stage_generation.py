@@ -45,9 +45,8 @@ def run_generation(job: Job) -> None:
         if chunk in present:
             continue
         generator = torch_stream(job.workflow.seed, STAGE, chunk, device=job.device)
-        arrays = _scored(flow.sample(size, generator), job.provider, job.built.state.beta)
+        arrays = _scored(flow.sample(size, generator), job.counted(STAGE), job.built.state.beta)
         job.store.append("generated", chunk, arrays)
-        job.count(job.provider.name, size)
         _progress(job, done, settings.samples, start, done_before)
         job.check(STAGE)
     failed = np.mean(~np.isfinite(job.store.read("generated", "energy")))

@@ -1,5 +1,6 @@
 """Reference stage: equilibrium Monte Carlo frames, streamed into the run store."""
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,15 +36,17 @@ def run_reference(job: Job) -> None:
         start_chunk=chunk,
         resume_from={name: tensor.numpy() for name, tensor in saved.tensors.items()} if saved else None,
     )
+    mark = time.perf_counter()
     for block in blocks:
+        job.count("monte_carlo", STAGE, block.energy_calls, time.perf_counter() - mark)
         arrays = {"position": block.positions, "energy": block.energies, "chain": block.chain}
         job.store.append("reference", block.chunk, arrays)
         calls += block.energy_calls
-        job.count("monte_carlo", block.energy_calls)
         chunk = block.chunk + 1
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in block.state.items()}
         job.save(STAGE, chunk, tensors, {"energy_calls": calls, "complete": chunk == settings.chunks})
         job.check(STAGE)
+        mark = time.perf_counter()
     job.emit(Event("finished", STAGE, f"{job.store.length('reference')} frames"))
 
 
