@@ -95,7 +95,11 @@ def test_python_of_the_readme_compiles():
 def parsed(line: str):
     """What the command line makes of a line, short of doing it; raises for commands and options that do not exist."""
     name, *arguments = shlex.split(line, comments=True)[1:]
-    return COMMANDS[name].make_context(name, arguments)
+    command = COMMANDS[name]
+    if isinstance(command, typer.core.TyperGroup):
+        name, *arguments = arguments
+        command = command.commands[name]
+    return command.make_context(name, arguments)
 
 
 def shell_lines(page: Path, program: str) -> list[str]:
@@ -112,7 +116,16 @@ def test_commands_of_a_page_exist(page):
         assert line.split()[1] in targets
 
 
-@pytest.mark.parametrize("line", ["particlegen sample x", "particlegen run x --steps 3", "particlegen export runs/x"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "particlegen sample x",
+        "particlegen run x --steps 3",
+        "particlegen export runs/x",
+        "particlegen labels sort labels.db",
+        "particlegen labels export labels.db",
+    ],
+)
 def test_a_command_that_does_not_exist_is_found(line):
     with pytest.raises((Exception, SystemExit)):
         parsed(line)

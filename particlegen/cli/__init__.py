@@ -2,7 +2,7 @@
 
 import typer
 
-from particlegen.cli import catalogues, inspection, runs
+from particlegen.cli import catalogues, inspection, labels, runs
 
 __all__ = ["app", "main"]
 
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 runs.register(app)
 inspection.register(app)
+labels.register(app)
 catalogues.register(app)
 
 

@@ -8,6 +8,7 @@ from particlegen.energy.files import energy_of_file
 from particlegen.energy.fingerprint import Reproducible, geometry_hash, settings_hash
 from particlegen.energy.formulas import PairPotential, even_power_energy
 from particlegen.energy.label import Label
+from particlegen.energy.label_files import export_labels, import_labels
 from particlegen.energy.labels import LabelStore, LabelSummary
 from particlegen.energy.openmm_engine import OpenMMEnergy
 from particlegen.energy.pair import TorchPairEnergy
@@ -36,7 +37,9 @@ __all__ = [
     "build_system",
     "energy_of_file",
     "even_power_energy",
+    "export_labels",
     "geometry_hash",
+    "import_labels",
     "lambda_derivative",
     "lambda_path",
     "settings_hash",
