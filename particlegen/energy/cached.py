@@ -89,13 +89,10 @@ class Cached:
         keys = [
             geometry_hash(self.system, frame) if good else None for frame, good in zip(x.numpy(), finite, strict=True)
         ]
-        first: dict[str, int] = {}
-        for item, key in enumerate(keys):
-            if key is not None:
-                first.setdefault(key, item)
-        found = self._store.get(self._settings_hash, list(first))
+        places = {key: item for item, key in enumerate(keys) if key is not None}
+        found = self._store.get(self._settings_hash, list(places))
         answers = {key: label for key, label in found.items() if self._answers(label, want)}
-        missing = [(key, item) for key, item in first.items() if key not in answers]
+        missing = [(key, item) for key, item in places.items() if key not in answers]
         for start in range(0, len(missing), self._chunk):
             asked = missing[start : start + self._chunk]
             labels = self._ask(x[[item for _, item in asked]], want)
