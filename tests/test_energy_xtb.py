@@ -45,6 +45,16 @@ def test_the_spin_follows_from_the_electrons():
             xtb_energy(molecule(["H"]), multiplicity=wrong)
 
 
+def test_an_energy_does_not_depend_on_what_was_computed_before():
+    """To the last bit: the self-consistent charges of the configuration before are no start for the next."""
+    x, want = octahedra(2), ("energy", "forces")
+    used = xtb_energy(silver()).evaluate(x.flip(0), want)
+    for k in range(2):
+        fresh = xtb_energy(silver()).evaluate(x[k : k + 1], want)
+        assert fresh.energy.item() == used.energy[1 - k].item()
+        assert fresh.forces.numpy().tobytes() == used.forces[1 - k : 2 - k].numpy().tobytes()
+
+
 def test_what_does_not_converge_is_data():
     provider = xtb_energy(silver(), max_iterations=2)
     found = provider.evaluate(octahedra(2))

@@ -155,6 +155,8 @@ class ASEEnergy:
 
     def _one(self, positions: np.ndarray, want: Sequence[str]) -> Frame:
         atoms = _atoms(self._system, self.elements, positions)
+        # Neighbour lists and wave functions of what was computed before would show in the last digits.
+        self._calculator.reset()
         atoms.calc = self._calculator
         energy, forces, virial = float(atoms.get_potential_energy()), None, None
         periodic = self._system.geometry.periodic
