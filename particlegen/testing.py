@@ -37,9 +37,9 @@ def check_energy_provider(
     """Holds an energy provider to the contract of `EnergyProvider` on given configurations.
 
     Checked: types, shapes, float64 and device; failure as data (a NaN item is flagged, has NaN energy and a reason,
-    and leaves its neighbours alone); the input is left untouched; order of the batch, exchange of like particles,
-    translation and lattice vectors; forces against central differences and, where `differentiable`, against autograd;
-    the virial of free-space systems against Σ x·F.
+    and leaves its neighbours alone); an empty batch; the input is left untouched; order of the batch, exchange of like
+    particles, translation and lattice vectors; forces against central differences and, where `differentiable`, against
+    autograd; the virial of free-space systems against Σ x·F.
 
     Args:
         provider: the implementation.
@@ -73,6 +73,7 @@ def check_energy_provider(
     single = provider.evaluate(positions.float())
     _require(single.energy.dtype == torch.float64, "float32 positions give an energy that is not float64")
     _check_failure(provider, positions, result, rtol)
+    _require(provider.evaluate(positions[:0]).energy.shape == (0,), "no configurations are not an empty result")
     for wrong in (positions[:, :-1], positions[..., :-1]):
         _require(_raises(provider, wrong, ("energy",)), f"positions of shape {tuple(wrong.shape)} are accepted")
     _require(_raises(provider, positions, ("energy", "no_such_quantity")), "unknown quantities in `want` are accepted")

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "particlegen"
 
 FLOORS = (
-    ("settings", "geometry", "units", "events", "streams", "machine"),
+    ("settings", "geometry", "units", "events", "streams", "machine", "tasks"),
     ("validation",),
     ("system",),
     ("io",),

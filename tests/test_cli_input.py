@@ -155,10 +155,10 @@ def test_a_wrong_override_is_named(here, text):
 
 
 def test_a_wrong_resource_is_named(here):
-    (here / "machine.yaml").write_text("device: abacus\nworkers: 0\n")
+    (here / "machine.yaml").write_text("device: abacus\nexecutor: {kind: process, workers: 0}\n")
     code, output = call("run", TINY, "--resources", "machine.yaml")
     assert code == 2
-    assert "'device'" in output and "'workers'" in output
+    assert "'device'" in output and "'executor.workers'" in output
     assert not (here / "runs").exists()
 
 

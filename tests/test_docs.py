@@ -150,8 +150,8 @@ def test_yaml_of_a_page_is_valid(page, folder, tmp_path):
             path = tmp_path / f"card{number}.yaml"
             path.write_text(text, encoding="utf-8")
             load_potential(path.name, tmp_path)
-        elif "workers" in data:
-            Resources.model_validate(data)
+        elif "executor" in data:
+            parse_section(Resources, data, page.name)
         else:
             load_workflow(folder / "quickstart.yaml", data)
 

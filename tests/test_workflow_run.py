@@ -16,7 +16,8 @@ import yaml
 import particlegen
 from particlegen.io.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from particlegen.settings import InputError, RunError
-from particlegen.workflow import Interrupted
+from particlegen.workflow import Interrupted, Resources
+from particlegen.workflow.resources import ProcessSettings
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "workflows" / "tiny.yaml"
@@ -197,7 +198,8 @@ def test_another_seed_gives_another_answer(finished, tmp_path):
 
 
 def test_several_workers_give_the_same_answer(finished, tmp_path):
-    same(particlegen.run(TINY, out=tmp_path / "run", resources=particlegen.workflow.Resources(workers=2)), finished)
+    resources = Resources(executor=ProcessSettings(kind="process", workers=2))
+    same(particlegen.run(TINY, out=tmp_path / "run", resources=resources), finished)
 
 
 def test_pretrained_weights_skip_training(finished, tmp_path):

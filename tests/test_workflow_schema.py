@@ -92,7 +92,7 @@ def test_run_folders_are_numbered(tmp_path):
 
 
 def test_resources_have_defaults():
-    assert Resources() == Resources(device="auto", threads=None, workers=None)
+    assert Resources() == Resources(device="auto", threads=None, executor=None)
 
 
 @given(

@@ -24,6 +24,7 @@ ENGINES = (
     ("OpenMM", "openmm", "openmm"),
     ("tblite", "tblite", "xtb"),
     ("MDTraj", "mdtraj", "mdtraj"),
+    ("Parsl", "parsl", "cluster"),
 )
 """(name, import name, extra that installs it)."""
 
@@ -115,15 +116,17 @@ def _version(library: str) -> str:
 
 @guarded
 def schema(
+    of: Annotated[Literal["workflow", "resources"], typer.Argument(help="Which kind of file.")] = "workflow",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to a file.")] = None,
 ) -> None:
-    """The JSON schema of workflow files, for completion and checks in an editor."""
-    from particlegen.workflow import workflow_schema
+    """The JSON schema of workflow or resources files, for completion and checks in an editor."""
+    from particlegen.workflow import resources_schema, workflow_schema
 
+    found = workflow_schema() if of == "workflow" else resources_schema()
     if output is None:
-        print_json(workflow_schema())
+        print_json(found)
     else:
-        output.write_text(json.dumps(workflow_schema(), indent=2) + "\n", encoding="utf-8")
+        output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 def register(app: typer.Typer) -> None:

@@ -21,7 +21,7 @@ SetOption = Annotated[
 ]
 ResourcesOption = Annotated[
     Path | None,
-    typer.Option("--resources", metavar="FILE", help="YAML: device, threads, workers of this machine."),
+    typer.Option("--resources", metavar="FILE", help="YAML: device, threads, executor of this machine."),
 ]
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -56,17 +56,18 @@ def resume(folder: FolderArgument, resources: ResourcesOption = None, quiet: Qui
 
 
 @guarded
-def validate(workflow: WorkflowArgument, set_: SetOption = None) -> None:
+def validate(workflow: WorkflowArgument, set_: SetOption = None, resources: ResourcesOption = None) -> None:
     """Check a workflow without running it; print the planned stages, energy calls and memory."""
     from particlegen import workflow as engine
 
-    planned = engine.plan(workflow, set=set_)
+    planned = engine.plan(workflow, set=set_, resources=resources)
     table = Table("stage", "what it does", "energy calls", box=None, pad_edge=False)
     for stage in planned.stages:
         calls = f"{stage.energy_calls:,.0f}" if stage.energy_calls else "–"
         table.add_row(stage.name, escape(stage.description), calls)
     out.print(table)
     out.print(f"system    {escape(planned.system)}")
+    out.print(f"machine   {escape(planned.machine)}")
     out.print(
         f"memory    about {planned.memory_bytes / 1e9:.2f} GB resident, {planned.disk_bytes / 1e9:.3f} GB on disk"
     )

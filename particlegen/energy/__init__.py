@@ -4,6 +4,7 @@ from particlegen.energy.algebra import LinearEnergy, lambda_derivative, lambda_p
 from particlegen.energy.ase_engine import ASEEnergy, ProviderCalculator, ase_calculator
 from particlegen.energy.build import BuiltSystem, SystemSettings, build_system
 from particlegen.energy.cached import Cached
+from particlegen.energy.distributed import Distributed, Recipe
 from particlegen.energy.files import energy_of_file
 from particlegen.energy.fingerprint import Reproducible, geometry_hash, settings_hash
 from particlegen.energy.formulas import PairPotential, even_power_energy
@@ -20,6 +21,7 @@ __all__ = [
     "BuiltSystem",
     "Cached",
     "Counted",
+    "Distributed",
     "EnergyProvider",
     "EnergyResult",
     "Label",
@@ -30,6 +32,7 @@ __all__ = [
     "OpenMMEnergy",
     "PairPotential",
     "ProviderCalculator",
+    "Recipe",
     "Reproducible",
     "SystemSettings",
     "TorchPairEnergy",

@@ -103,6 +103,12 @@ class Ledger:
         taken = [key for key in self.calls if key[1] == stage]
         return {key[0]: {name: column.pop(key) for name, column in columns.items()} for key in taken}
 
+    def include(self, other: "Ledger") -> None:
+        """Add what another ledger, that of a task, has counted."""
+        for (provider, stage), calls in other.calls.items():
+            key = (provider, stage)
+            self.add(provider, stage, calls, other.seconds[key], other.failures[key], other.cached[key])
+
     def total_calls(self, provider: str) -> int | float:
         return sum(n for (name, _), n in self.calls.items() if name == provider)
 

@@ -14,9 +14,10 @@ from particlegen.sampling.chains import STAGE, Chain, ChainPlan, Chunk, advance_
 from particlegen.sampling.generator import seeded_state
 from particlegen.sampling.model import build_model
 from particlegen.sampling.settings import ReferenceSettings
-from particlegen.settings import InputError
+from particlegen.settings import InputError, RunError
 from particlegen.streams import stream_seed
 from particlegen.system import ParticleSystem, ThermodynamicState
+from particlegen.tasks import Done, Failed, InlineExecutor, TaskLimits, map_tasks
 
 __all__ = ["FrameBlock", "plan_chains", "sample_reference"]
 
@@ -113,6 +114,14 @@ def _next_chunk(task: tuple[ChainPlan, Chain, int, int]) -> tuple[Chunk, float]:
     return chunk, calls
 
 
+def _answers(outcomes: list[Done[tuple[Chunk, float]] | Failed]) -> list[tuple[Chunk, float]]:
+    """What every chain answered; without one of them there is no going on."""
+    for chain, outcome in enumerate(outcomes):
+        if isinstance(outcome, Failed):
+            raise RunError(f"reference chain {chain}: {outcome.reason}")
+    return [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
+
+
 def _restored(resume_from: Mapping[str, np.ndarray], settings: ReferenceSettings) -> list[Chain]:
     missing = [name for name in _STATE if name not in resume_from]
     if missing:
@@ -132,6 +141,7 @@ def sample_reference(
     events: EventSink = ignore,
     start_chunk: int = 0,
     resume_from: Mapping[str, np.ndarray] | None = None,
+    limits: TaskLimits = TaskLimits(),
 ) -> Iterator[FrameBlock]:
     """Equilibrium frames, block by block; no block holds more than `settings.block_frames` frames (but one per chain).
 
@@ -145,6 +155,7 @@ def sample_reference(
         executor: shares the chains of each block over its workers; None runs them here.
         events: receives `progress` with fields `done`, `total` (frames) and `seconds_left`.
         start_chunk: first block to yield; above 0 it needs `resume_from`, the state of the block before.
+        limits: attempts and seconds of a task, which is one chain's share of a block.
 
     Yields:
         `settings.chunks` blocks, less those before `start_chunk`.
@@ -152,21 +163,23 @@ def sample_reference(
     Raises:
         InputError: settings that do not fit the system.
         ValueError: a state to resume from that does not fit.
-        RunError: the running energy left the recomputed one.
+        RunError: the running energy left the recomputed one, or a chain's task failed more often than is borne.
     """
     if start_chunk > 0 and resume_from is None:
         raise ValueError(f"start_chunk={start_chunk} needs the state of block {start_chunk - 1} (resume_from)")
     plan = plan_chains(system, potential, state, settings, seed)
     temperatures = np.asarray(settings.ladder(system, state))
-    run = map if executor is None else executor.map
+    workers = executor or InlineExecutor()
     chains = _restored(resume_from, settings) if resume_from is not None and start_chunk > 0 else []
     began = time.perf_counter()
     for number in range(start_chunk, settings.chunks):
         frames = min(settings.chunk_frames, settings.frames_per_chain - number * settings.chunk_frames)
         if number == 0:
-            results = list(run(_first_chunk, [(system, plan, c, frames) for c in range(settings.chains)]))
+            starts = [(system, plan, c, frames) for c in range(settings.chains)]
+            results = _answers(map_tasks(workers, _first_chunk, starts, limits, events, STAGE))
         else:
-            results = list(run(_next_chunk, [(plan, chain, number, frames) for chain in chains]))
+            states = [(plan, chain, number, frames) for chain in chains]
+            results = _answers(map_tasks(workers, _next_chunk, states, limits, events, STAGE))
         chains = [chunk.chain for chunk, _ in results]
         energies = np.concatenate([chunk.energies for chunk, _ in results])
         yield FrameBlock(

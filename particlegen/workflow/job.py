@@ -16,6 +16,7 @@ from particlegen.energy import BuiltSystem, Counted, EnergyProvider, Ledger
 from particlegen.events import Event, EventSink
 from particlegen.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from particlegen.io.store import RunStore
+from particlegen.tasks import TaskLimits
 from particlegen.workflow.folder import Journal, RunFolder
 from particlegen.workflow.schema import Workflow
 
@@ -66,7 +67,8 @@ class Job:
         journal: the run's event log.
         stop: asked between pieces of work.
         listener: hears every event, e.g. a progress bar.
-        executor: shares the reference chains; None runs them here.
+        executor: does the tasks, such as those of the reference chains.
+        limits: attempts and seconds of a task.
         relative_to: the folder that a user's own cards are cited from.
     """
 
@@ -78,7 +80,8 @@ class Job:
     journal: Journal
     stop: StopSignal
     listener: EventSink
-    executor: Executor | None
+    executor: Executor
+    limits: TaskLimits
     relative_to: Path
     _mark: float = field(default_factory=time.perf_counter)
     _ledger: Ledger = field(default_factory=Ledger)

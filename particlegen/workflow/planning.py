@@ -7,7 +7,8 @@ from typing import Any
 
 from particlegen.energy import BuiltSystem
 from particlegen.networks import build_network
-from particlegen.workflow.runner import prepare
+from particlegen.workflow.resources import InlineSettings, ParslSettings, ProcessSettings, Resources
+from particlegen.workflow.runner import prepare, prepare_machine
 from particlegen.workflow.schema import PretrainedSettings, Workflow
 
 __all__ = ["Plan", "PlannedStage", "plan"]
@@ -37,20 +38,27 @@ class Plan:
 
     Args:
         system: the system in one line.
+        machine: device and executor in one line.
         stages: in order.
         memory_bytes: rough resident memory at the peak.
         disk_bytes: rough size of the run folder.
     """
 
     system: str
+    machine: str
     stages: tuple[PlannedStage, ...]
     memory_bytes: float
     disk_bytes: float
 
 
-def plan(workflow: str | Path | Mapping[str, Any], set: Mapping[str, Any] | list[str] | None = None) -> Plan:
+def plan(
+    workflow: str | Path | Mapping[str, Any],
+    set: Mapping[str, Any] | list[str] | None = None,
+    resources: str | Path | Resources | None = None,
+) -> Plan:
     """The plan of a workflow; arguments and errors as `run`, nothing is written."""
     loaded, built, _, _ = prepare(workflow, set)
+    machine, device = prepare_machine(resources)
     system = built.system
     coordinates = system.n_particles * system.dim
     network = build_network(loaded.network, system)
@@ -65,10 +73,20 @@ def plan(workflow: str | Path | Mapping[str, Any], set: Mapping[str, Any] | list
     box = " x ".join(f"{length:.5g}" for length in system.torus.lengths)
     return Plan(
         system=f"{system.name}: N = {system.n_particles} ({composition}), box {box}, T = {built.state.temperature:g}",
+        machine=f"{device}; {_workers(machine.executor_for(loaded.reference.workers))}",
         stages=_stages(loaded, built, parameters),
         memory_bytes=memory,
         disk_bytes=disk,
     )
+
+
+def _workers(executor: InlineSettings | ProcessSettings | ParslSettings) -> str:
+    if isinstance(executor, InlineSettings):
+        return "tasks in this process"
+    each = f"{executor.workers} processes of {executor.threads} thread{'s' if executor.threads > 1 else ''}"
+    if isinstance(executor, ProcessSettings):
+        return each
+    return f"{each} per node, {executor.blocks.fewest} to {executor.blocks.most} {executor.nodes.kind} blocks by Parsl"
 
 
 def _stages(workflow: Workflow, built: BuiltSystem, parameters: int) -> tuple[PlannedStage, ...]:

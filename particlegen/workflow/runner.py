@@ -1,10 +1,7 @@
 """The runner: stages in order, each going on from what is on disk; the only place that decides when to persist."""
 
 import errno
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,24 +13,20 @@ from particlegen.events import EventSink, ignore
 from particlegen.io import atomic
 from particlegen.machine import keep_freed_memory
 from particlegen.settings import InputError, RunError
+from particlegen.workflow.executors import check_executor, open_executor
 from particlegen.workflow.folder import Journal, RunFolder, next_run_folder
 from particlegen.workflow.job import Job, stop_on_signals
 from particlegen.workflow.manifest import build_manifest, check_manifest
 from particlegen.workflow.opened import Run
-from particlegen.workflow.schema import (
-    Resources,
-    Workflow,
-    canonical_yaml,
-    load_resources,
-    load_workflow,
-)
+from particlegen.workflow.resources import Resources, load_resources
+from particlegen.workflow.schema import Workflow, canonical_yaml, load_workflow
 from particlegen.workflow.stage_estimates import run_estimates
 from particlegen.workflow.stage_generation import run_generation
 from particlegen.workflow.stage_reference import run_reference
 from particlegen.workflow.stage_report import run_report
 from particlegen.workflow.stage_training import given_weights, load_pretrained, run_training
 
-__all__ = ["STAGES", "prepare", "resume", "run"]
+__all__ = ["STAGES", "prepare", "prepare_machine", "resume", "run"]
 
 FEWEST_FRAMES = 8
 """Frames per chain below which equilibration cannot be diagnosed."""
@@ -72,6 +65,18 @@ def prepare(
     return loaded, built, relative_to, name
 
 
+def prepare_machine(resources: str | Path | Resources | None) -> tuple[Resources, torch.device]:
+    """Checked resources, and the device that they name.
+
+    Raises:
+        InputError: a mistake in the file, a device that is not there, or an executor that is not installed.
+    """
+    machine = resources if isinstance(resources, Resources) else load_resources(Path(resources) if resources else None)
+    if machine.executor is not None:
+        check_executor(machine.executor)
+    return machine, _device(machine)
+
+
 def run(
     workflow: str | Path | Mapping[str, Any],
     out: str | Path | None = None,
@@ -85,7 +90,7 @@ def run(
         workflow: a YAML file, the name of a catalogue workflow, or a mapping.
         out: the run folder, new or empty; default `runs/NAME-NNN`.
         set: values that replace those of the file, `{"training.minutes": 1}`.
-        resources: a YAML file or `Resources`: device, threads, workers.
+        resources: a YAML file or `Resources`: device, threads, executor.
         listener: hears events, e.g. to show progress.
 
     Returns:
@@ -97,8 +102,7 @@ def run(
         Interrupted: a signal came; what was finished can be resumed.
     """
     loaded, built, relative_to, name = prepare(workflow, set)
-    machine = resources if isinstance(resources, Resources) else load_resources(Path(resources) if resources else None)
-    device = _device(machine)
+    machine, device = prepare_machine(resources)
     with _failures_explained(Path(out) if out is not None else Path("runs")):
         folder = RunFolder.create(Path(out) if out is not None else next_run_folder(name))
         try:
@@ -120,10 +124,8 @@ def resume(folder: str | Path, resources: str | Path | Resources | None = None, 
     """
     opened = Run(folder)
     check_manifest(opened.manifest, opened.workflow, opened.built, opened.folder.path)
-    machine = resources if isinstance(resources, Resources) else load_resources(Path(resources) if resources else None)
-    return _execute(
-        opened.folder, opened.workflow, opened.built, opened.relative_to, machine, _device(machine), listener
-    )
+    machine, device = prepare_machine(resources)
+    return _execute(opened.folder, opened.workflow, opened.built, opened.relative_to, machine, device, listener)
 
 
 def _execute(
@@ -138,14 +140,17 @@ def _execute(
     keep_freed_memory()
     if resources.threads is not None:
         torch.set_num_threads(resources.threads)
+    tasks = resources.executor_for(workflow.reference.workers)
     with (
         _failures_explained(folder.path),
         Journal(folder) as journal,
         stop_on_signals() as stop,
-        _executor(resources.workers or workflow.reference.workers) as executor,
+        open_executor(tasks, folder.path / "workers") as executor,
     ):
         provider = TorchPairEnergy(built.system, built.potential, device=device)
-        job = Job(workflow, folder, built, provider, device, journal, stop, listener, executor, relative_to)
+        job = Job(
+            workflow, folder, built, provider, device, journal, stop, listener, executor, tasks.limits, relative_to
+        )
         for name, stage in STAGES.items():
             job.check(name)
             stage(job)
@@ -161,21 +166,6 @@ def _device(resources: Resources) -> torch.device:
             f"key 'device': found {resources.device!r}, but this machine has {torch.cuda.device_count()} CUDA devices"
         )
     return device
-
-
-@contextmanager
-def _executor(workers: int) -> Iterator[Executor | None]:
-    if workers == 1:
-        yield None
-        return
-    # A Ctrl-C reaches every process of the terminal; the workers leave it to this one, which knows what to save.
-    with ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    ) as executor:
-        yield executor
 
 
 @contextmanager

@@ -23,11 +23,9 @@ __all__ = [
     "EstimateSettings",
     "NetworkTraining",
     "PretrainedSettings",
-    "Resources",
     "StopSettings",
     "Workflow",
     "canonical_yaml",
-    "load_resources",
     "load_workflow",
     "workflow_schema",
 ]
@@ -124,20 +122,6 @@ class Workflow(Section):
         return value
 
 
-class Resources(Section):
-    """What a machine offers; it changes how long a run takes, not what is computed.
-
-    Args:
-        device: where networks run; `auto` takes a CUDA device if there is one.
-        threads: threads of torch; null leaves torch's own choice.
-        workers: processes that share the reference chains; null leaves it to `reference.workers`.
-    """
-
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    threads: int | None = Field(default=None, ge=1, le=1024)
-    workers: int | None = Field(default=None, ge=1, le=1024)
-
-
 def load_workflow(
     workflow: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | list[str] | None = None
 ) -> tuple[Workflow, Path, str]:
@@ -167,11 +151,6 @@ def load_workflow(
         raise InputError(f"{source}: key 'kind': found {data['kind']!r}; this version runs kind: glass")
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "workflow"
     return parse_section(Workflow, data, source), folder, safe
-
-
-def load_resources(path: Path | None) -> Resources:
-    """The resources file, or the defaults."""
-    return Resources() if path is None else parse_section(Resources, catalogue.parse_yaml(path), path.name)
 
 
 def canonical_yaml(workflow: Workflow) -> str:

@@ -35,6 +35,7 @@ def run_reference(job: Job) -> None:
         events=job.emit,
         start_chunk=chunk,
         resume_from={name: tensor.numpy() for name, tensor in saved.tensors.items()} if saved else None,
+        limits=job.limits,
     )
     mark = time.perf_counter()
     for block in blocks:
