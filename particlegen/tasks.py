@@ -17,8 +17,8 @@ from particlegen.settings import InputError, RunError
 
 __all__ = ["Done", "Failed", "InlineExecutor", "TaskLimits", "TimedExecutor", "map_tasks"]
 
-T = TypeVar("T")
-R = TypeVar("R")
+_Task = TypeVar("_Task")
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class TaskLimits:
 
 
 @dataclass(frozen=True)
-class Done(Generic[R]):
+class Done(Generic[_Value]):
     """What a task answered."""
 
-    value: R
+    value: _Value
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ class InlineExecutor(Executor):
     """Runs each task here and now, in `submit`. Nothing could end a task but the process itself, so it has no limit."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Call `fn`; the future is done when this returns."""
         future: Future = Future()
         try:
             future.set_result(fn(*args, **kwargs))
@@ -98,12 +99,12 @@ class InlineExecutor(Executor):
 
 def map_tasks(
     executor: Executor,
-    function: Callable[[T], R],
-    tasks: Sequence[T],
+    function: Callable[[_Task], _Value],
+    tasks: Sequence[_Task],
     limits: TaskLimits = TaskLimits(),
     events: EventSink = ignore,
     stage: str = "tasks",
-) -> list[Done[R] | Failed]:
+) -> list[Done[_Value] | Failed]:
     """`function` of every task, in the order of the tasks, whatever the order in which they end.
 
     A task that raises, or whose worker dies or is ended after `limits.timeout`, is tried again; after the last attempt
@@ -127,7 +128,7 @@ def map_tasks(
     """
     if limits.timeout is not None and not isinstance(executor, TimedExecutor):
         raise ValueError(f"{type(executor).__name__} cannot end a task after {limits.timeout:g} s; give no timeout")
-    outcomes: dict[int, Done[R] | Failed] = {}
+    outcomes: dict[int, Done[_Value] | Failed] = {}
     failures: list[list[_Raised]] = [[] for _ in tasks]
     running: dict[Future, int] = {}
     ended: SimpleQueue[Future] = SimpleQueue()  # `wait` would look at every future each time one ends
@@ -163,7 +164,7 @@ def map_tasks(
     return [outcomes[number] for number in range(len(tasks))]
 
 
-def _submit(executor: Executor, function: Callable[[T], R], task: T, limits: TaskLimits) -> Future:
+def _submit(executor: Executor, function: Callable[[_Task], _Value], task: _Task, limits: TaskLimits) -> Future:
     try:
         if limits.timeout is not None and isinstance(executor, TimedExecutor):
             return executor.submit_within(limits.timeout, _attempt, function, task)
@@ -174,7 +175,7 @@ def _submit(executor: Executor, function: Callable[[T], R], task: T, limits: Tas
         return refused
 
 
-def _attempt(function: Callable[[T], R], task: T) -> Done[R] | _Raised:
+def _attempt(function: Callable[[_Task], _Value], task: _Task) -> Done[_Value] | _Raised:
     """Runs in the worker."""
     try:
         return Done(function(task))

@@ -110,6 +110,7 @@ class ProcessExecutor(Executor):
         self._waiting: set[Future] = set()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Hand a call to the next free worker."""
         return self._schedule(None, fn, args, kwargs)
 
     def submit_within(self, seconds: float, function: Callable[..., Any], /, *arguments: Any) -> Future:
@@ -182,6 +183,7 @@ class ParslExecutor(Executor):
         self._pool = ParslPoolExecutor(dfk=self._kernel)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Hand a call to the next free worker."""
         return self._pool.submit(fn, *args, **kwargs)
 
     def submit_within(self, seconds: float, function: Callable[..., Any], /, *arguments: Any) -> Future:
