@@ -13,9 +13,11 @@ from test_tasks import KINDS, opened
 
 from particlegen.energy import (
     ASEEnergy,
+    Cached,
     Counted,
     Distributed,
     EnergyResult,
+    LabelStore,
     Ledger,
     OpenMMEnergy,
     Recipe,
@@ -142,3 +144,13 @@ def test_wrong_requests_and_recipes_are_refused(monkeypatch):
     with pytest.raises(InputError, match="did you mean 'emt'"):
         Distributed(Recipe.of(ASEEnergy, silver(), "emtt"), InlineExecutor(), 2)
     assert recipe == Recipe.of(ASEEnergy, silver(), "emt") != Recipe.of(ASEEnergy, silver(5), "emt")
+
+
+def test_answers_of_workers_go_into_a_label_store(tmp_path):
+    recipe, x = recipes()["emt"]
+    shared, store = Distributed(recipe, InlineExecutor(), 2), LabelStore(tmp_path / "labels.db")
+    first = Cached(shared, store, chunk=len(x)).evaluate(x)
+    assert torch.equal(first.energy, shared.evaluate(x).energy) and first.iterations == (None,) * len(x)
+    alone = Cached(ASEEnergy(silver(), "emt"), store)
+    (summary,) = store.summaries()
+    assert summary.settings_hash == alone.settings_hash and summary.labels == len(x)

@@ -1,6 +1,6 @@
 """A batch of energies shared over an executor, in chunks whose size does not depend on the machine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -71,6 +71,7 @@ class _Answer:
     virial: np.ndarray | None
     ok: np.ndarray
     reasons: tuple[str | None, ...]
+    iterations: tuple[int | None, ...]
     ledger: Ledger
 
 
@@ -90,6 +91,7 @@ def _evaluate(chunk: _Chunk) -> _Answer:
         virial=None if found.virial is None else _array(found.virial),
         ok=_array(found.ok),
         reasons=found.reasons,
+        iterations=found.iterations or (None,) * len(found.reasons),
         ledger=ledger,
     )
 
@@ -147,6 +149,11 @@ class Distributed:
     def system(self) -> ParticleSystem:
         return self._here.system
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Those of the provider; AttributeError where it has none."""
+        return self._here.settings  # pyright: ignore[reportAttributeAccessIssue]
+
     def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
         """As the provider's own.
 
@@ -175,6 +182,7 @@ class Distributed:
             virial=joined("virial", none) if "virial" in want else None,
             ok=joined("ok", none.astype(bool)),
             reasons=tuple(reason for answer in answers for reason in answer.reasons),
+            iterations=tuple(count for answer in answers for count in answer.iterations),
         )
 
     def _settled(self, task: _Chunk, outcome: Done[_Answer] | Failed) -> _Answer:
@@ -190,5 +198,6 @@ class Distributed:
             virial=nothing,
             ok=np.zeros(n, dtype=bool),
             reasons=(outcome.reason,) * n,
+            iterations=(None,) * n,
             ledger=ledger,
         )
