@@ -5,7 +5,7 @@
 
 from typing import Literal
 
-__all__ = ["BOLTZMANN", "EXPORT_LENGTH", "OPENMM", "Units", "beta", "energy_unit", "length_unit"]
+__all__ = ["BOHR", "BOLTZMANN", "EXPORT_LENGTH", "HARTREE", "OPENMM", "Units", "beta", "energy_unit", "length_unit"]
 
 Units = Literal["lj", "metal"]
 
@@ -22,6 +22,13 @@ EXPORT_LENGTH: dict[tuple[str, str], float] = {
 
 OPENMM: dict[str, tuple[float, float]] = {"lj": (1.0, 1.0), "metal": (0.1, 96.48533212331002)}
 """Factors to OpenMM's nm and kJ/mol (CODATA 2018, exact); reduced units are taken over as they are."""
+
+
+BOHR = 0.529177210903
+"""Bohr radius in Å (CODATA 2018)."""
+
+HARTREE = 27.211386245988
+"""Hartree energy in eV (CODATA 2018)."""
 
 
 def beta(temperature: float, units: Units) -> float:

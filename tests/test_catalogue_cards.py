@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from particlegen import catalogue
-from particlegen.energy import SystemSettings, TorchPairEnergy, build_system
+from particlegen.energy import SystemSettings, TorchPairEnergy, build_system, load_pyscf_settings
 from particlegen.energy.cards import cutoff_derivatives, load_potential, load_system_card
 from particlegen.geometry import FlatTorus
 from particlegen.settings import InputError
@@ -36,7 +36,21 @@ def test_system_cards(name):
     )
 
 
-@pytest.mark.parametrize("name", catalogue.names("potentials"))
+def test_every_potential_card_is_of_a_known_kind():
+    kinds = {name: catalogue.load("potentials", name).data["kind"] for name in catalogue.names("potentials")}
+    assert set(kinds.values()) == {"even_power", "pyscf"}
+    for name in (name for name, kind in kinds.items() if kind == "pyscf"):
+        assert load_pyscf_settings(name).title
+        with pytest.raises(InputError, match="a pair potential is needed here"):
+            load_potential(name)
+    with pytest.raises(InputError, match="'even_power'; a level of theory has kind 'pyscf'"):
+        load_pyscf_settings("lj_cut")
+
+
+PAIRS = [name for name in catalogue.names("potentials") if catalogue.load("potentials", name).data["kind"] != "pyscf"]
+
+
+@pytest.mark.parametrize("name", PAIRS)
 def test_smoothness_claims(name):
     """U, U', U'' of every pair of species just inside the cutoff, by automatic differentiation of the engine."""
     card, potential = load_potential(name)

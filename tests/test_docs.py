@@ -15,6 +15,7 @@ import yaml
 
 import particlegen
 from particlegen.cli import app, console
+from particlegen.energy import PySCFSettings
 from particlegen.energy.cards import SystemCard, load_potential
 from particlegen.report.advice import advise
 from particlegen.settings import InputError
@@ -150,6 +151,8 @@ def test_yaml_of_a_page_is_valid(page, folder, tmp_path):
             path = tmp_path / f"card{number}.yaml"
             path.write_text(text, encoding="utf-8")
             load_potential(path.name, tmp_path)
+        elif data.get("kind") == "pyscf":
+            parse_section(PySCFSettings, data, page.name)
         elif "executor" in data:
             parse_section(Resources, data, page.name)
         else:

@@ -23,6 +23,7 @@ ENGINES = (
     ("ASE", "ase", None),
     ("OpenMM", "openmm", "openmm"),
     ("tblite", "tblite", "xtb"),
+    ("PySCF", "pyscf", "dft"),
     ("MDTraj", "mdtraj", "mdtraj"),
     ("Parsl", "parsl", "cluster"),
 )

@@ -4,6 +4,7 @@ from particlegen.energy.algebra import LinearEnergy, lambda_derivative, lambda_p
 from particlegen.energy.ase_engine import ASEEnergy, ProviderCalculator, ase_calculator
 from particlegen.energy.build import BuiltSystem, SystemSettings, build_system
 from particlegen.energy.cached import Cached
+from particlegen.energy.canonical import CanonicalFrame, canonical_frame
 from particlegen.energy.distributed import Distributed, Recipe
 from particlegen.energy.files import energy_of_file
 from particlegen.energy.fingerprint import Reproducible, geometry_hash, settings_hash
@@ -14,16 +15,22 @@ from particlegen.energy.labels import LabelStore, LabelSummary
 from particlegen.energy.openmm_engine import OpenMMEnergy
 from particlegen.energy.pair import TorchPairEnergy
 from particlegen.energy.provider import Counted, EnergyProvider, EnergyResult, Ledger
+from particlegen.energy.pyscf_engine import Excitations, PySCFEnergy
+from particlegen.energy.pyscf_restart import ReferenceDensity
+from particlegen.energy.pyscf_scf import SCFSolution
+from particlegen.energy.pyscf_settings import PySCFSettings, load_pyscf_settings
 from particlegen.energy.xtb_engine import xtb_energy
 
 __all__ = [
     "ASEEnergy",
     "BuiltSystem",
     "Cached",
+    "CanonicalFrame",
     "Counted",
     "Distributed",
     "EnergyProvider",
     "EnergyResult",
+    "Excitations",
     "Label",
     "LabelStore",
     "LabelSummary",
@@ -32,12 +39,17 @@ __all__ = [
     "OpenMMEnergy",
     "PairPotential",
     "ProviderCalculator",
+    "PySCFEnergy",
+    "PySCFSettings",
     "Recipe",
+    "ReferenceDensity",
     "Reproducible",
+    "SCFSolution",
     "SystemSettings",
     "TorchPairEnergy",
     "ase_calculator",
     "build_system",
+    "canonical_frame",
     "energy_of_file",
     "even_power_energy",
     "export_labels",
@@ -45,6 +57,7 @@ __all__ = [
     "import_labels",
     "lambda_derivative",
     "lambda_path",
+    "load_pyscf_settings",
     "settings_hash",
     "xtb_energy",
 ]

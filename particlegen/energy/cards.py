@@ -206,6 +206,11 @@ def load_potential(name: str, relative_to: Path | None = None) -> tuple[Potentia
         InputError: unknown card, a bad key, an asymmetric matrix, or a smoothness claim that does not hold.
     """
     raw = catalogue.load("potentials", name, relative_to)
+    if raw.data.get("kind") == "pyscf":
+        raise InputError(
+            f"{raw.path}: key 'kind': 'pyscf' is a level of theory, a pair potential is needed here; the card is for "
+            "particlegen.energy.PySCFEnergy"
+        )
     card = parse_section(PotentialCard, raw.data, str(raw.path))
     potential = card.potential(raw.name)
     for claim, value in zip(_CLAIMS, cutoff_derivatives(potential), strict=True):
