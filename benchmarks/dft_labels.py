@@ -15,13 +15,14 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from _machine import machine
 
-from particlegen.energy import PySCFEnergy, ReferenceDensity, load_pyscf_settings
+from particlegen.energy import PySCFEnergy, ReferenceDensity, canonical_frame, load_pyscf_settings
 from particlegen.energy.pyscf_settings import pyscf
 from particlegen.geometry import FreeSpace
 from particlegen.system import ParticleSystem
@@ -109,13 +110,13 @@ def main() -> None:
         ours = list(pool.map(label, x))
         seconds = time.perf_counter() - began
         counted = np.array(list(pool.map(iterations, x[: min(8, given.labels)])))
-    frames = [engine.solution(y.numpy())[0].positions for y in x]
+    frames = [canonical_frame(y.numpy(), np.full(6, 47.0)).positions for y in x]
     with pyscf("lib").with_omp_threads(given.workers):
         theirs, peer_seconds = peer(frames)
     apart = max(abs(a["energy"] - b["energy"]) for a, b in zip(ours, theirs, strict=True))
     result = {
         "title": "DFT labels of Ag6",
-        "machine": machine(),
+        "machine": {**machine(), "pyscf": version("pyscf")},
         "labels": given.labels,
         "workers": given.workers,
         "labels_per_hour": {"ours": 3600 * given.labels / seconds, "pyscf_ase": 3600 * given.labels / peer_seconds},
