@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 from test_energy_canonical import triangle
 from test_energy_xtb import molecule
 
-from particlegen.energy import PySCFEnergy, PySCFSettings, SystemSettings, build_system
+from particlegen.energy import Cached, LabelStore, PySCFEnergy, PySCFSettings, SystemSettings, build_system
 from particlegen.energy import pyscf_engine as engine
 from particlegen.energy.pyscf_restart import align, carried_over
 from particlegen.energy.pyscf_scf import Deadline, gradient, make_molecule, solve
@@ -100,7 +100,7 @@ def test_silver_with_its_core_potentials():
     assert abs(directly(frame, ["H", "Ag"], **changes) - solution.energy) < 1e-8
     theirs = solution.field.nuc_grad_method()
     theirs.grid_response = True
-    assert np.abs(gradient(solution, provider.settings, Deadline.of(provider.settings)) - theirs.kernel()).max() < 1e-10
+    assert np.abs(gradient(solution, provider.level, Deadline.of(provider.level)) - theirs.kernel()).max() < 1e-10
 
 
 def test_nothing_that_was_computed_before_matters():
@@ -276,3 +276,16 @@ def test_silver_clusters_restart_to_the_same_energy():
         assert restarted.coarse_cycles < fresh.coarse_cycles
         changes = {"basis": "lanl2dz", "ecp": "lanl2dz", "grid_level": 3, "auxiliary_basis": "def2-universal-jfit"}
         assert abs(directly(frame, ["Ag"] * 6, **changes) - fresh.energy) < 1e-8
+
+
+def test_labels_are_kept_with_their_iterations_and_found_by_what_changes_the_energy(tmp_path):
+    """Not by threads or time limits; a restart is another setting, as its last digits depend on its densities."""
+    x, store = waters(2), LabelStore(tmp_path / "labels.db")
+    engine = water()
+    paid = Cached(engine, store).evaluate(x)
+    (label, _) = store.labels()
+    assert label.iterations == paid.iterations[0] > 1
+    again = Cached(water(threads=2, seconds_limit=60.0), store)
+    assert torch.equal(again.evaluate(x).energy, paid.energy) and len(store.summaries()) == 1
+    others = [water(functional="blyp"), engine.restarted_from(engine.references(x[:1]))]
+    assert len({Cached(other, store).settings_hash for other in others} | {again.settings_hash}) == 3

@@ -1,9 +1,11 @@
 """Density-functional theory by PySCF as an energy provider whose answers depend on the geometry alone."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +41,8 @@ from particlegen.units import BOHR, HARTREE
 
 __all__ = ["Excitations", "PySCFEnergy"]
 
+_BESIDE_THE_ENERGY = {"version", "kind", "title", "citations", "memory_mb", "threads", "seconds_limit"}
+"""Keys of a card that change no energy beyond rounding."""
 _AGREEMENT = 1e-6
 """By how much, in Hartree, a restarted energy may differ from that of a fresh guess."""
 
@@ -86,7 +90,7 @@ class PySCFEnergy:
     def __init__(self, system: ParticleSystem, settings: PySCFSettings):
         check_level(system, settings)
         on_gpu(settings)
-        self._system, self.settings = system, settings
+        self._system, self.level = system, settings
         self._charges = np.array([atomic_numbers[system.species_names[s]] for s in system.species], dtype=float)
         self._symbols = {atomic_numbers[name]: name for name in system.species_names}
         self._spin = electrons_and_spin(system, settings)[1]
@@ -99,12 +103,20 @@ class PySCFEnergy:
 
     @property
     def name(self) -> str:
-        basis = self.settings.basis
-        return f"pyscf_{self.settings.functional}_{basis if isinstance(basis, str) else 'mixed'}".lower()
+        basis = self.level.basis
+        return f"pyscf_{self.level.functional}_{basis if isinstance(basis, str) else 'mixed'}".lower()
 
     @property
     def system(self) -> ParticleSystem:
         return self._system
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The level of theory, the version, and a digest of the densities that were carried over."""
+        level = self.level.model_dump(mode="json", exclude=_BESIDE_THE_ENERGY)
+        references = [sha256(r.positions.tobytes() + r.density.tobytes()).hexdigest() for r in self._references]
+        versions = {"pyscf": version("pyscf")}
+        return {"engine": "pyscf", "level": level, "restarted_from": references, "versions": versions}
 
     def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
         """Energies `(batch,)`, forces `(batch, particle, 3)`, virial `(batch,)`; float64.
@@ -124,7 +136,7 @@ class PySCFEnergy:
         for x in positions.detach().to("cpu", torch.float64).numpy():
             frame = canonical_frame(x, self._charges)
             try:
-                solution = self._fresh(frame.positions, frame.charges, Deadline.of(self.settings))
+                solution = self._fresh(frame.positions, frame.charges, Deadline.of(self.level))
             except SCFError as error:
                 reasons.append(str(error))
             else:
@@ -145,7 +157,7 @@ class PySCFEnergy:
         for reference in references:
             if not np.array_equal(reference.charges, np.sort(self._charges)):
                 raise InputError(f"a reference has other elements than system {self._system.name!r}")
-        engine = PySCFEnergy(self._system, self.settings)
+        engine = PySCFEnergy(self._system, self.level)
         engine._references = tuple(references)
         return engine
 
@@ -187,7 +199,7 @@ class PySCFEnergy:
             for k in range(orientations):
                 turned = x @ np.linalg.qr(stream.normal(size=(3, 3)))[0]
                 try:
-                    found[item, k] = HARTREE * self._fresh(turned, self._charges, Deadline.of(self.settings)).energy
+                    found[item, k] = HARTREE * self._fresh(turned, self._charges, Deadline.of(self.level)).energy
                 except SCFError:
                     continue  # stays NaN, and so does the row's mean
         return torch.from_numpy(found - found.mean(axis=1, keepdims=True))
@@ -199,17 +211,17 @@ class PySCFEnergy:
             SCFError: not converged, unstable, out of time, or two answers.
         """
         frame = canonical_frame(positions, self._charges)
-        return frame, self._verified(frame, Deadline.of(self.settings))
+        return frame, self._verified(frame, Deadline.of(self.level))
 
     def _one(self, positions: np.ndarray, want: Sequence[str]) -> Frame:
-        deadline = Deadline.of(self.settings)
+        deadline = Deadline.of(self.level)
         frame = canonical_frame(positions, self._charges)
         solution = self._verified(frame, deadline)
         if not {"forces", "virial"} & set(want):
-            return Frame(HARTREE * solution.energy)
-        pull = -HARTREE / BOHR * gradient(solution, self.settings, deadline)
+            return Frame(HARTREE * solution.energy, iterations=solution.cycles)
+        pull = -HARTREE / BOHR * gradient(solution, self.level, deadline)
         forces = frame.to_input(frame.without_rigid_motion(pull))
-        return Frame(HARTREE * solution.energy, forces, float((positions * forces).sum()))
+        return Frame(HARTREE * solution.energy, forces, float((positions * forces).sum()), solution.cycles)
 
     def _verified(self, frame: CanonicalFrame, deadline: Deadline) -> SCFSolution:
         if not self._references:
@@ -219,8 +231,8 @@ class PySCFEnergy:
         now = self._molecule(frame.positions, frame.charges)
         before = self._molecule(reference.positions[order] @ rotation, frame.charges)
         guess = carried_over(reference, order, rotation, before, now)
-        solution = solve(now, self.settings, deadline, guess)
-        if _share_of(frame) < self.settings.recheck_share:
+        solution = solve(now, self.level, deadline, guess)
+        if _share_of(frame) < self.level.recheck_share:
             fresh = self._fresh(frame.positions, frame.charges, deadline)
             if abs(fresh.energy - solution.energy) > _AGREEMENT:
                 raise SCFError(
@@ -230,23 +242,23 @@ class PySCFEnergy:
         return solution
 
     def _fresh(self, positions: np.ndarray, charges: np.ndarray, deadline: Deadline) -> SCFSolution:
-        return solve(self._molecule(positions, charges), self.settings, deadline)
+        return solve(self._molecule(positions, charges), self.level, deadline)
 
     def _molecule(self, positions: np.ndarray, charges: np.ndarray):
         elements = [self._symbols[int(charge)] for charge in charges]
-        return make_molecule(elements, positions, self.settings, self._spin)
+        return make_molecule(elements, positions, self.level, self._spin)
 
     def _spectrum(self, positions: np.ndarray, states: int) -> np.ndarray:
         """Energies in eV and strengths of one configuration, `(2, state)`."""
         if not np.isfinite(positions).all():
             raise SCFError("positions are not finite")
-        deadline = Deadline.of(self.settings)
+        deadline = Deadline.of(self.level)
         solution = self._verified(canonical_frame(positions, self._charges), deadline)
-        energies, strengths = spectrum(solution, self.settings, states, deadline)
+        energies, strengths = spectrum(solution, self.level, states, deadline)
         return np.stack([HARTREE * energies, strengths])
 
 
 def _share_of(frame: CanonicalFrame) -> float:
     """A number in [0, 1) that the canonical geometry decides."""
-    digest = hashlib.sha256(np.ascontiguousarray(frame.positions).tobytes()).digest()
+    digest = sha256(np.ascontiguousarray(frame.positions).tobytes()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
