@@ -11,14 +11,13 @@ from torch import Tensor
 from particlegen.energy.fingerprint import geometry_hash, settings_of
 from particlegen.energy.label import Label
 from particlegen.energy.labels import LabelStore
-from particlegen.energy.provider import Counted, EnergyProvider, EnergyResult, check_request
+from particlegen.energy.provider import Counted, EnergyProvider, EnergyResult, Wrapper, check_request
 from particlegen.geometry import Positions
-from particlegen.system import ParticleSystem
 
 __all__ = ["Cached"]
 
 
-class Cached:
+class Cached(Wrapper):
     """A provider that asks the one it wraps only for what a label store lacks, and stores every answer at once.
 
     A label counts where the hash of the settings and the hash of the geometry are the same (see `geometry_hash`) and
@@ -41,6 +40,8 @@ class Cached:
 
     differentiable = False
 
+    differentiable = False
+
     def __init__(
         self,
         provider: EnergyProvider,
@@ -51,21 +52,10 @@ class Cached:
     ):
         if chunk < 1:
             raise ValueError(f"chunk has to be at least 1, found {chunk}")
-        self._provider, self._store, self._chunk, self._retry = provider, store, chunk, retry_failed
+        super().__init__(provider)
+        self._store, self._chunk, self._retry = store, chunk, retry_failed
         self._settings = settings_of(provider) if settings is None else dict(settings)
         self._settings_hash = store.add_settings(self._settings)
-
-    @property
-    def name(self) -> str:
-        return self._provider.name
-
-    @property
-    def system(self) -> ParticleSystem:
-        return self._provider.system
-
-    @property
-    def device(self) -> torch.device:
-        return self._provider.device
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """A batch of energies shared over an executor, in chunks whose size does not depend on the machine."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from particlegen.energy.provider import Counted, EnergyProvider, EnergyResult, Ledger
+from particlegen.energy.provider import Counted, EnergyProvider, EnergyResult, Ledger, Wrapper
 from particlegen.events import EventSink, ignore
 from particlegen.geometry import Positions
-from particlegen.system import ParticleSystem
 from particlegen.tasks import Done, Failed, TaskLimits, map_tasks
 
 __all__ = ["Distributed", "Recipe"]
@@ -100,7 +99,7 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
-class Distributed:
+class Distributed(Wrapper):
     """An energy provider whose batches are shared over an executor; itself a provider.
 
     A batch is cut into chunks of `chunk` items, in order, so the answer does not depend on the executor or its
@@ -123,7 +122,6 @@ class Distributed:
     """
 
     differentiable = False
-    device = torch.device("cpu")
 
     def __init__(
         self,
@@ -137,22 +135,13 @@ class Distributed:
     ):
         if chunk < 1:
             raise ValueError(f"chunk has to be 1 or more, found {chunk}")
+        super().__init__(_provider(recipe))
         self._recipe, self._executor, self._chunk, self._limits = recipe, executor, chunk, limits
         self._ledger, self._stage, self._events = ledger, stage, events
-        self._here = _provider(recipe)
 
     @property
-    def name(self) -> str:
-        return self._here.name
-
-    @property
-    def system(self) -> ParticleSystem:
-        return self._here.system
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Those of the provider; AttributeError where it has none."""
-        return self._here.settings  # pyright: ignore[reportAttributeAccessIssue]
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
         """As the provider's own.
@@ -160,7 +149,7 @@ class Distributed:
         Raises:
             ValueError: positions or a request that the provider refuses.
         """
-        self._here.evaluate(positions[:0].to(self._here.device), want)
+        self._provider.evaluate(positions[:0].to(self._provider.device), want)
         x = positions.detach().cpu().numpy()
         tasks = [
             _Chunk(self._recipe, x[start : start + self._chunk], tuple(want), self._stage)

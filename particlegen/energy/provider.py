@@ -12,7 +12,7 @@ from torch import Tensor
 from particlegen.geometry import Positions
 from particlegen.system import ParticleSystem
 
-__all__ = ["Counted", "EnergyProvider", "EnergyResult", "Ledger", "check_request"]
+__all__ = ["Counted", "EnergyProvider", "EnergyResult", "Ledger", "Wrapper", "check_request"]
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,11 @@ class Ledger:
         return sum(n for (name, _), n in self.calls.items() if name == provider)
 
 
-class Counted:
-    """A provider that writes every call of the provider it wraps into a ledger.
+class Wrapper:
+    """What a provider around another passes on; its `evaluate` is its own."""
 
-    With a label store the order is `Cached(Counted(engine, ledger, stage), store)`: calls that are paid for, and
-    answers from the store apart from them.
-    """
-
-    def __init__(self, provider: EnergyProvider, ledger: Ledger, stage: str):
-        self._provider, self._ledger, self._stage = provider, ledger, stage
+    def __init__(self, provider: EnergyProvider):
+        self._provider = provider
 
     @property
     def name(self) -> str:
@@ -132,10 +128,6 @@ class Counted:
         return self._provider.system
 
     @property
-    def differentiable(self) -> bool:
-        return self._provider.differentiable
-
-    @property
     def device(self) -> torch.device:
         return self._provider.device
 
@@ -143,6 +135,22 @@ class Counted:
     def settings(self) -> Mapping[str, Any]:
         """Those of the provider; AttributeError where it has none."""
         return self._provider.settings  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Counted(Wrapper):
+    """A provider that writes every call of the provider it wraps into a ledger.
+
+    With a label store the order is `Cached(Counted(engine, ledger, stage), store)`: calls that are paid for, and
+    answers from the store apart from them.
+    """
+
+    def __init__(self, provider: EnergyProvider, ledger: Ledger, stage: str):
+        super().__init__(provider)
+        self._ledger, self._stage = ledger, stage
+
+    @property
+    def differentiable(self) -> bool:
+        return self._provider.differentiable
 
     def add_cached(self, answers: int) -> None:
         """Count answers that a store gave in the provider's place."""
