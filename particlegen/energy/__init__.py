@@ -6,6 +6,7 @@ from particlegen.energy.build import BuiltSystem, SystemSettings, build_system
 from particlegen.energy.cached import Cached
 from particlegen.energy.canonical import CanonicalFrame, canonical_frame
 from particlegen.energy.distributed import Distributed, Recipe
+from particlegen.energy.engine_cards import open_engine
 from particlegen.energy.files import energy_of_file
 from particlegen.energy.fingerprint import Reproducible, geometry_hash, settings_hash
 from particlegen.energy.formulas import PairPotential, even_power_energy
@@ -58,6 +59,7 @@ __all__ = [
     "lambda_derivative",
     "lambda_path",
     "load_pyscf_settings",
+    "open_engine",
     "settings_hash",
     "xtb_energy",
 ]

@@ -73,6 +73,7 @@ class ASEEnergy:
         calculator: an ASE calculator, or the name of a registered one.
         elements: chemical symbol of every species name; without it the names themselves have to be symbols.
         name: what the ledger calls this engine; default `ase_` and the calculator's name.
+        parameters: what a calculator that is named is made with.
         stated: what the calculator's answers depend on, for label stores: method, parameters, versions. Known without
             it where `calculator` is the name of one that runs inside Python.
 
@@ -89,10 +90,11 @@ class ASEEnergy:
         calculator: Calculator | str,
         elements: Mapping[str, str] | None = None,
         name: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
         stated: Mapping[str, Any] | None = None,
     ):
         self._by_name, self._stated = isinstance(calculator, str), stated
-        self._calculator = ase_calculator(calculator) if isinstance(calculator, str) else calculator
+        self._calculator = ase_calculator(calculator, parameters) if isinstance(calculator, str) else calculator
         self._system = system
         self.elements = dict(elements or {species: species for species in system.species_names})
         missing = [name for name in system.species_names if self.elements.get(name) not in atomic_numbers]

@@ -206,10 +206,11 @@ def load_potential(name: str, relative_to: Path | None = None) -> tuple[Potentia
         InputError: unknown card, a bad key, an asymmetric matrix, or a smoothness claim that does not hold.
     """
     raw = catalogue.load("potentials", name, relative_to)
-    if raw.data.get("kind") == "pyscf":
+    kind = raw.data.get("kind")
+    if kind in ("openmm", "ase", "tblite", "pyscf"):
         raise InputError(
-            f"{raw.path}: key 'kind': 'pyscf' is a level of theory, a pair potential is needed here; the card is for "
-            "particlegen.energy.PySCFEnergy"
+            f"{raw.path}: key 'kind': {kind!r} is an engine, a pair potential is needed here; the card is for "
+            "particlegen.energy.open_engine"
         )
     card = parse_section(PotentialCard, raw.data, str(raw.path))
     potential = card.potential(raw.name)

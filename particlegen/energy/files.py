@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from particlegen.energy.build import SystemSettings, build_system
+from particlegen.energy.engine_cards import open_engine
 from particlegen.energy.pair import TorchPairEnergy
 from particlegen.io.structures import Structure, iter_structures
 from particlegen.settings import InputError
@@ -20,7 +21,11 @@ _FRAMES_PER_BATCH = 4096
 
 
 def energy_of_file(
-    card: str | SystemSettings, path: Path | str, format: str | None = None, relative_to: Path | None = None
+    card: str | SystemSettings,
+    path: Path | str,
+    format: str | None = None,
+    relative_to: Path | None = None,
+    engine: str | None = None,
 ) -> list[dict[str, Any]]:
     """Energy of every frame of a structure file, as JSON-serialisable mappings.
 
@@ -31,11 +36,12 @@ def energy_of_file(
         path: structure file, see `iter_structures`.
         format: an ASE format by name, see `iter_structures`.
         relative_to: folder that a card's path is relative to.
+        engine: name or path of an engine card; default torch, with the system card's pair potential.
 
     Returns:
         One mapping per frame with `energy` and `energy_per_particle` in the card's unit of energy, `n_particles`,
-        and `virial` = −Σ r U'(r). Where a number is infinite or undefined (coincident particles), it is None and
-        `reason` says why.
+        and `virial` = −Σ r U'(r) (None where the engine has none). Where the energy is infinite or undefined
+        (coincident particles), or the engine failed, it is None and `reason` says why.
 
     Raises:
         InputError: the card or the file is wrong, or they do not fit each other; names the key, or file and frame.
@@ -49,10 +55,15 @@ def energy_of_file(
             except InputError as error:
                 raise InputError(f"{path}: frame {len(results) + 1}: {error}") from error
             positions = torch.from_numpy(np.stack([frame.positions for frame in batch]))
-            result = TorchPairEnergy(built.system, built.potential).evaluate(positions, ("energy", "virial"))
-            virial = result.virial if result.virial is not None else result.energy
-            for energy, w in zip(result.energy.tolist(), virial.tolist(), strict=True):
-                results.append(_row(energy, w, built.system.n_particles))
+            if engine is None:
+                provider = TorchPairEnergy(built.system, built.potential)
+            else:
+                provider = open_engine(built.system, engine, built.potential, relative_to)
+            virial = "virial" in getattr(provider, "quantities", ("virial",))
+            result = provider.evaluate(positions, ("energy", "virial") if virial else ("energy",))
+            virials = [None] * len(batch) if result.virial is None else result.virial.tolist()
+            for energy, w, reason in zip(result.energy.tolist(), virials, result.reasons, strict=True):
+                results.append(_row(energy, w, built.system.n_particles, reason))
     return results
 
 
@@ -71,8 +82,8 @@ def _batches(frames: Iterator[Structure]) -> Iterator[list[Structure]]:
         yield batch
 
 
-def _row(energy: float, virial: float, n: int) -> dict[str, Any]:
+def _row(energy: float, virial: float | None, n: int, reason: str | None) -> dict[str, Any]:
     if not math.isfinite(energy):
-        reason = "two particles coincide" if energy == math.inf else "the energy is not a number"
+        reason = "two particles coincide" if energy == math.inf else reason or "the energy is not a number"
         return {"energy": None, "energy_per_particle": None, "n_particles": n, "virial": None, "reason": reason}
     return {"energy": energy, "energy_per_particle": energy / n, "n_particles": n, "virial": virial}

@@ -1,0 +1,134 @@
+"""Engine cards: an energy engine and its settings by name, and the engine that a card asks for."""
+
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from particlegen import catalogue
+from particlegen.catalogue import Card
+from particlegen.energy.ase_engine import ASEEnergy
+from particlegen.energy.cards import load_potential
+from particlegen.energy.formulas import PairPotential
+from particlegen.energy.openmm_engine import OpenMMEnergy
+from particlegen.energy.pair import TorchPairEnergy
+from particlegen.energy.provider import EnergyProvider
+from particlegen.energy.pyscf_engine import PySCFEnergy
+from particlegen.energy.xtb_engine import xtb_energy
+from particlegen.settings import InputError, Section
+from particlegen.system import ParticleSystem
+from particlegen.validation import near_matches, parse_section
+
+__all__ = ["ASECard", "OpenMMCard", "TbliteCard", "open_engine"]
+
+PLUGINS = "particlegen.energy_providers"
+
+
+class _EngineCard(Section):
+    version: Literal[1]
+    title: str = ""
+    citations: tuple[str, ...] = Field(min_length=1)
+
+
+class OpenMMCard(_EngineCard):
+    """`kind: openmm`.
+
+    Args:
+        platform: `Reference`, `CPU`, `CUDA`, ...
+        threads: of the CPU platform; null leaves them to OpenMM.
+        xml: a serialised OpenMM system, relative to the card; without it, the pair potential of the system's card.
+    """
+
+    kind: Literal["openmm"]
+    platform: str = "Reference"
+    threads: Annotated[int, Field(ge=1)] | None = 1
+    xml: Path | None = None
+
+
+class ASECard(_EngineCard):
+    """`kind: ase`.
+
+    Args:
+        calculator: a name that is registered with ASE.
+        parameters: what the calculator is made with.
+        elements: chemical symbol of each species whose name is none.
+    """
+
+    kind: Literal["ase"]
+    calculator: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    elements: dict[str, str] = Field(default_factory=dict)
+
+
+class TbliteCard(_EngineCard):
+    """`kind: tblite`; the keys are the arguments of `xtb_energy`."""
+
+    kind: Literal["tblite"]
+    method: Literal["GFN1-xTB", "GFN2-xTB"]
+    charge: int = 0
+    multiplicity: Annotated[int, Field(ge=1)] | None = None
+    accuracy: Annotated[float, Field(gt=0)] = 0.01
+    electronic_temperature: Annotated[float, Field(gt=0)] = 300.0
+    max_iterations: Annotated[int, Field(ge=1)] = 250
+
+
+def open_engine(
+    system: ParticleSystem, name: str, potential: PairPotential | None = None, relative_to: Path | None = None
+) -> EnergyProvider:
+    """The engine that a card of `potentials/` asks for, for one system.
+
+    Cards of pair potentials are answered by torch. A `kind` that is not known here is looked up among the installed
+    plug-ins (entry points of the group `particlegen.energy_providers`, each a function of the system and of the card's
+    other keys), which are loaded then and not before.
+
+    Args:
+        system: the particles.
+        name: of the card, or its path.
+        potential: pair potential of the system's own card, for engines that need one.
+        relative_to: folder that a card's path is relative to.
+
+    Raises:
+        InputError: unknown card or kind, a bad key, a missing package, or an engine that does not fit the system.
+    """
+    card = catalogue.load("potentials", name, relative_to)
+    kind, where = card.data.get("kind"), str(card.path)
+    if kind == "even_power":
+        return TorchPairEnergy(system, load_potential(name, relative_to)[1])
+    if kind == "openmm":
+        return _openmm(system, parse_section(OpenMMCard, card.data, where), potential, card)
+    if kind == "ase":
+        section = parse_section(ASECard, card.data, where)
+        symbols = {species: section.elements.get(species, species) for species in system.species_names}
+        return ASEEnergy(system, section.calculator, symbols, parameters=section.parameters)
+    if kind == "tblite":
+        settings = parse_section(TbliteCard, card.data, where).model_dump(exclude={*_EngineCard.model_fields, "kind"})
+        return xtb_energy(system, **settings)
+    if kind == "pyscf":
+        return PySCFEnergy.of_card(system, name, relative_to)
+    return _plugin(system, card)
+
+
+def _openmm(system: ParticleSystem, section: OpenMMCard, potential: PairPotential | None, card: Card) -> OpenMMEnergy:
+    if section.xml is not None:
+        return OpenMMEnergy.of_xml(system, card.path.parent / section.xml, section.platform, section.threads)
+    if potential is None:
+        raise InputError(f"{card.path}: key 'xml' is missing, and there is no pair potential to take instead; give one")
+    return OpenMMEnergy.of_pairs(system, potential, section.platform, section.threads)
+
+
+def _plugin(system: ParticleSystem, card: Card) -> EnergyProvider:
+    kind = str(card.data.get("kind"))
+    plugins = {entry.name: entry for entry in importlib.metadata.entry_points(group=PLUGINS)}
+    if kind not in plugins:
+        known = near_matches(kind, ["even_power", "openmm", "ase", "tblite", "pyscf", *plugins])
+        raise InputError(f"{card.path}: key 'kind': no engine {kind!r} is known or installed: {known}")
+    settings: Mapping[str, Any] = {key: value for key, value in card.data.items() if key not in ("version", "kind")}
+    try:
+        made = plugins[kind].load()(system, settings)
+    except ImportError as error:
+        raise InputError(f"{card.path}: plug-in {kind!r} cannot be imported: {error}; install what it needs") from error
+    if not isinstance(made, EnergyProvider):
+        raise InputError(f"{card.path}: plug-in {kind!r} made a {type(made).__name__}, which is no energy provider")
+    return made
