@@ -14,6 +14,7 @@ from particlegen.units import Units
 from particlegen.validation import parse_section
 
 __all__ = [
+    "ENGINES",
     "Coefficients",
     "DiameterLaw",
     "KnownValue",
@@ -29,6 +30,9 @@ Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Lengths = Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
 
 _CLAIMS = ("energy", "force", "curvature")
+
+ENGINES = ("openmm", "ase", "tblite", "pyscf")
+"""Kinds of card in `potentials/` that name an engine and no pair potential."""
 
 
 class Coefficients(Section):
@@ -207,7 +211,7 @@ def load_potential(name: str, relative_to: Path | None = None) -> tuple[Potentia
     """
     raw = catalogue.load("potentials", name, relative_to)
     kind = raw.data.get("kind")
-    if kind in ("openmm", "ase", "tblite", "pyscf"):
+    if kind in ENGINES:
         raise InputError(
             f"{raw.path}: key 'kind': {kind!r} is an engine, a pair potential is needed here; the card is for "
             "particlegen.energy.open_engine"

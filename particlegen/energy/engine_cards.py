@@ -10,12 +10,13 @@ from pydantic import Field
 from particlegen import catalogue
 from particlegen.catalogue import Card
 from particlegen.energy.ase_engine import ASEEnergy
-from particlegen.energy.cards import load_potential
+from particlegen.energy.cards import ENGINES, load_potential
 from particlegen.energy.formulas import PairPotential
 from particlegen.energy.openmm_engine import OpenMMEnergy
 from particlegen.energy.pair import TorchPairEnergy
 from particlegen.energy.provider import EnergyProvider
 from particlegen.energy.pyscf_engine import PySCFEnergy
+from particlegen.energy.pyscf_settings import PySCFSettings
 from particlegen.energy.xtb_engine import xtb_energy
 from particlegen.settings import InputError, Section
 from particlegen.system import ParticleSystem
@@ -106,7 +107,7 @@ def open_engine(
         settings = parse_section(TbliteCard, card.data, where).model_dump(exclude={*_EngineCard.model_fields, "kind"})
         return xtb_energy(system, **settings)
     if kind == "pyscf":
-        return PySCFEnergy.of_card(system, name, relative_to)
+        return PySCFEnergy(system, parse_section(PySCFSettings, card.data, where))
     return _plugin(system, card)
 
 
@@ -122,7 +123,7 @@ def _plugin(system: ParticleSystem, card: Card) -> EnergyProvider:
     kind = str(card.data.get("kind"))
     plugins = {entry.name: entry for entry in importlib.metadata.entry_points(group=PLUGINS)}
     if kind not in plugins:
-        known = near_matches(kind, ["even_power", "openmm", "ase", "tblite", "pyscf", *plugins])
+        known = near_matches(kind, ["even_power", *ENGINES, *plugins])
         raise InputError(f"{card.path}: key 'kind': no engine {kind!r} is known or installed: {known}")
     settings: Mapping[str, Any] = {key: value for key, value in card.data.items() if key not in ("version", "kind")}
     try:

@@ -141,10 +141,9 @@ def _couple(x0, x1, lengths, starts, elements, shifts, rounds, pool, out):
         for i in range(size):
             for j in range(size):
                 b, image = first + i, images[i, j]
-                distance = _couple_one(
+                table[i, j] = _couple_one(
                     x0[b], x1[first + j], lengths, starts, elements, shifts[b], rounds, image, scratch
                 )
-                table[i, j] = distance
         _assign(table[:size, :size], partner, scratch[2], scratch[3])
         for i in range(size):
             out[first + i] = images[i, partner[i]]
