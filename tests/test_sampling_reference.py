@@ -231,7 +231,7 @@ def test_a_free_energy_needs_a_volume():
         ({"sampler": "tempering", "temperatures": [1.0, -2.0]}, "positive"),
         ({"swap_fraction": 0.1}, "no swaps"),
         ({"chains": 0}, "chains"),
-        ({"sampler": "hmc"}, "displacement"),
+        ({"sampler": "gibbs"}, "displacement"),
         ({"frame": 3}, "frame"),
     ],
 )

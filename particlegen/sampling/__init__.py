@@ -1,8 +1,10 @@
-"""Reference sampling: compiled Monte Carlo chains, tempering, equilibration, absolute free energies."""
+"""Reference sampling: compiled Monte Carlo, Hamiltonian Monte Carlo, equilibration, absolute free energies."""
 
+from particlegen.sampling.blocks import FrameBlock
 from particlegen.sampling.equilibration import Equilibration, diagnose, energies_by_chain
 from particlegen.sampling.free_energy import free_energy_by_integration, free_energy_by_tempering
-from particlegen.sampling.reference import FrameBlock, sample_reference
+from particlegen.sampling.hamiltonian import sample_hamiltonian
+from particlegen.sampling.reference import sample_reference
 from particlegen.sampling.settings import ReferenceSettings
 
 __all__ = [
@@ -13,5 +15,6 @@ __all__ = [
     "energies_by_chain",
     "free_energy_by_integration",
     "free_energy_by_tempering",
+    "sample_hamiltonian",
     "sample_reference",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from particlegen.geometry import FlatTorus
+from particlegen.sampling.blocks import STAGE, extent, scattered
 from particlegen.sampling.generator import seeded_state
 from particlegen.sampling.kernels import COUNTERS, advance
 from particlegen.sampling.model import KernelModel, pack, unpack
@@ -16,10 +16,7 @@ from particlegen.settings import RunError
 from particlegen.streams import numpy_stream, stream_seed
 from particlegen.system import ParticleSystem
 
-__all__ = ["STAGE", "Chain", "ChainPlan", "Chunk", "advance_chain", "energy_calls", "equilibrate", "start_chain"]
-
-STAGE = "reference"
-"""Key of this room's random streams."""
+__all__ = ["Chain", "ChainPlan", "Chunk", "advance_chain", "energy_calls", "equilibrate", "start_chain"]
 
 _LARGEST_DRIFT = 1e-8
 _TARGET_ACCEPTANCE = 0.4
@@ -78,21 +75,11 @@ class Chunk:
 
 def start_chain(system: ParticleSystem, plan: ChainPlan, index: int) -> Chain:
     """A chain at uniform random positions: over the box, or over a ball in free space."""
-    n, dim, k = system.n_particles, system.dim, len(plan.betas)
-    rng = numpy_stream(plan.seed, STAGE + ".start", index)
-    if isinstance(system.geometry, FlatTorus):
-        positions = rng.random((k, n, dim)) * np.asarray(system.geometry.lengths)
-        largest = max(system.geometry.lengths)
-    else:
-        # Unconfined particles start at a density of about one per cubic length unit.
-        largest = min(system.geometry.radius, max(1.0, n ** (1.0 / dim)))
-        direction = rng.normal(size=(k, n, dim))
-        direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
-        positions = largest * rng.random((k, n, 1)) ** (1.0 / dim) * direction
+    k = len(plan.betas)
     return Chain(
         index=index,
-        positions=positions,
-        steps=np.full(k, 0.1 * largest / n ** (1.0 / dim)),
+        positions=scattered(system, numpy_stream(plan.seed, STAGE + ".start", index), k),
+        steps=np.full(k, 0.1 * extent(system) / system.n_particles ** (1.0 / system.dim)),
         walkers=np.arange(k),
         heading=np.zeros(k, np.int64),
         exchanges=np.zeros((max(0, k - 1), 2), np.int64),

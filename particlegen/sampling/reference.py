@@ -1,16 +1,16 @@
 """The reference ensemble: blocks of equilibrium frames from many independent chains."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from particlegen.energy.formulas import PairPotential
-from particlegen.events import Event, EventSink, ignore
-from particlegen.sampling.chains import STAGE, Chain, ChainPlan, Chunk, advance_chain, energy_calls, equilibrate
+from particlegen.events import EventSink, ignore
+from particlegen.sampling.blocks import STAGE, FrameBlock, progress
+from particlegen.sampling.chains import Chain, ChainPlan, Chunk, advance_chain, energy_calls, equilibrate
 from particlegen.sampling.generator import seeded_state
 from particlegen.sampling.model import build_model
 from particlegen.sampling.settings import ReferenceSettings
@@ -19,50 +19,9 @@ from particlegen.streams import stream_seed
 from particlegen.system import ParticleSystem, ThermodynamicState
 from particlegen.tasks import Done, Failed, InlineExecutor, TaskLimits, map_tasks
 
-__all__ = ["FrameBlock", "plan_chains", "sample_reference"]
+__all__ = ["plan_chains", "sample_reference"]
 
 _STATE = tuple(field.name for field in fields(Chain) if field.name != "index")
-
-
-@dataclass(frozen=True)
-class FrameBlock:
-    """Frames of all chains from one chunk of work, chain by chain.
-
-    Args:
-        chunk: number of the chunk, from 0.
-        positions: `(frame, N, dim)` float64, wrapped into the box.
-        energies: `(frame,)` at the system's temperature, each summed afresh.
-        chain: `(frame,)` chain of each frame.
-        energy_calls: spent on this block (equilibration is in block 0), in full-energy equivalents.
-        temperatures: `(K,)` of the ladder, coldest first; one without tempering.
-        ladder_energies: `(frame, K)` energies at all temperatures at the time of each frame, for MBAR.
-        state: arrays to continue from: pass them to `sample_reference` with `start_chunk = chunk + 1`.
-    """
-
-    chunk: int
-    positions: Float[np.ndarray, "frame particle dim"]
-    energies: Float[np.ndarray, " frame"]
-    chain: Int[np.ndarray, " frame"]
-    energy_calls: float
-    temperatures: Float[np.ndarray, " temperature"]
-    ladder_energies: Float[np.ndarray, "frame temperature"]
-    state: Mapping[str, np.ndarray]
-
-    @property
-    def acceptance(self) -> dict[str, list[float]]:
-        """Accepted shares since equilibration over all chains: `displacement` and `swap` per temperature, `exchange`
-        per pair of neighbours; empty lists for moves that were not made."""
-        moves, exchanges = self.state["counters"].sum(axis=0), self.state["exchanges"].sum(axis=0)
-        pairs = {"displacement": moves[:, :2], "swap": moves[:, 2:], "exchange": exchanges}
-        return {
-            name: (both[:, 1] / both[:, 0]).tolist() if len(both) and both[:, 0].all() else []
-            for name, both in pairs.items()
-        }
-
-    @property
-    def round_trips(self) -> int:
-        """Walkers that went from the coldest temperature to the hottest and back, since equilibration, all chains."""
-        return int(self.state["tally"][:, 1].sum())
 
 
 def plan_chains(
@@ -131,6 +90,17 @@ def _restored(resume_from: Mapping[str, np.ndarray], settings: ReferenceSettings
     return [Chain(index=c, **{name: np.array(resume_from[name][c]) for name in _STATE}) for c in range(settings.chains)]
 
 
+def _acceptance(chains: Sequence[Chain]) -> dict[str, list[float]]:
+    moves, exchanges = (
+        np.sum([getattr(chain, name) for chain in chains], axis=0) for name in ("counters", "exchanges")
+    )
+    pairs = {"displacement": moves[:, :2], "swap": moves[:, 2:], "exchange": exchanges}
+    return {
+        name: (both[:, 1] / both[:, 0]).tolist() if len(both) and both[:, 0].all() else []
+        for name, both in pairs.items()
+    }
+
+
 def sample_reference(
     system: ParticleSystem,
     potential: PairPotential,
@@ -190,18 +160,8 @@ def sample_reference(
             energy_calls=sum(calls for _, calls in results),
             temperatures=temperatures,
             ladder_energies=energies,
+            acceptance=_acceptance(chains),
+            round_trips=sum(int(chain.tally[1]) for chain in chains),
             state={name: np.stack([getattr(chain, name) for chain in chains]) for name in _STATE},
         )
-        done, total = number + 1 - start_chunk, settings.chunks - start_chunk
-        events(
-            Event(
-                "progress",
-                STAGE,
-                f"reference block {number + 1} of {settings.chunks}",
-                {
-                    "done": min((number + 1) * settings.chunk_frames, settings.frames_per_chain) * settings.chains,
-                    "total": settings.frames_per_chain * settings.chains,
-                    "seconds_left": (time.perf_counter() - began) / done * (total - done),
-                },
-            )
-        )
+        events(progress(settings, number, start_chunk, began))

@@ -15,13 +15,14 @@ class ReferenceSettings(Section):
     """How the reference ensemble is sampled.
 
     Args:
-        sampler: `displacement`, `swap` (displacements and swaps of two positions) or `tempering` (a ladder of
-            temperatures per chain).
+        sampler: `displacement`, `swap` (displacements and swaps of two positions), `tempering` (a ladder of
+            temperatures per chain): compiled, for pair potentials; `hmc` (trajectories): any engine with forces.
         chains: independent chains; the diagnosis compares them.
         frames: frames recorded in total, over all chains; rounded up to a multiple of `chains`.
-        sweeps_between_frames: a sweep is N trial moves (per temperature).
+        sweeps_between_frames: a sweep is N trial moves (per temperature), or one trajectory.
         equilibration_sweeps: sweeps before the first frame: annealing from random positions, tuning of step sizes,
             and a last third with the steps frozen.
+        leapfrog_steps: of a trajectory of `hmc`, default 10; 1 is the Metropolis-adjusted Langevin algorithm.
         swap_fraction: share of the trial moves that are swaps; default 0.2 for `swap`, else 0.
         temperatures: the ladder of `tempering`; holds the system's temperature. Default: geometric, up to 4 times it.
         sweeps_between_exchanges: sweeps between attempts to exchange temperatures.
@@ -29,11 +30,12 @@ class ReferenceSettings(Section):
         workers: processes that share the chains; the result does not depend on it.
     """
 
-    sampler: Literal["displacement", "swap", "tempering"] = "displacement"
+    sampler: Literal["displacement", "swap", "tempering", "hmc"] = "displacement"
     chains: int = Field(default=16, ge=1, le=100_000)
     frames: int = Field(default=20_000, ge=1)
     sweeps_between_frames: int = Field(default=100, ge=1)
     equilibration_sweeps: int = Field(default=10_000, ge=0)
+    leapfrog_steps: int | None = Field(default=None, ge=1, le=10_000)
     swap_fraction: float | None = Field(default=None, ge=0.0, lt=1.0)
     temperatures: tuple[float, ...] | None = None
     sweeps_between_exchanges: int = Field(default=10, ge=1)
@@ -49,8 +51,10 @@ class ReferenceSettings(Section):
                 raise ValueError(f"temperatures: expected at least two different ones, found {self.temperatures}")
             if not min(self.temperatures) > 0:
                 raise ValueError(f"temperatures: all must be positive, found {self.temperatures}")
-        if self.sampler == "displacement" and self.swap_fraction:
-            raise ValueError("swap_fraction: sampler 'displacement' makes no swaps; use sampler 'swap' or drop the key")
+        if self.sampler in ("displacement", "hmc") and self.swap_fraction:
+            raise ValueError(f"swap_fraction: sampler {self.sampler!r} makes no swaps; use 'swap' or drop the key")
+        if self.sampler != "hmc" and self.leapfrog_steps is not None:
+            raise ValueError(f"leapfrog_steps: sampler {self.sampler!r} has no trajectories; use 'hmc' or drop the key")
         return self
 
     @property
@@ -66,6 +70,11 @@ class ReferenceSettings(Section):
     def chunks(self) -> int:
         """Number of blocks that `sample_reference` yields."""
         return -(-self.frames_per_chain // self.chunk_frames)
+
+    @property
+    def leaps(self) -> int:
+        """Leapfrog steps of a trajectory: its energy calls."""
+        return 10 if self.leapfrog_steps is None else self.leapfrog_steps
 
     @property
     def swap_share(self) -> float:
@@ -98,4 +107,6 @@ class ReferenceSettings(Section):
     def energy_calls(self, system: ParticleSystem, state: ThermodynamicState) -> float:
         """Planned cost in full-energy equivalents: N single-particle trial moves are 1; a swap moves two particles."""
         sweeps = self.equilibration_sweeps + self.frames_per_chain * self.sweeps_between_frames
+        if self.sampler == "hmc":
+            return self.chains * sweeps * self.leaps
         return self.chains * len(self.ladder(system, state)) * sweeps * (1.0 + self.swap_share)

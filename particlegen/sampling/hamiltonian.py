@@ -1,0 +1,281 @@
+"""Hamiltonian Monte Carlo: reference ensembles of any engine that gives forces, all chains in one batch."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from particlegen.energy.provider import EnergyProvider
+from particlegen.events import Event, EventSink, ignore
+from particlegen.geometry import FlatTorus, Positions
+from particlegen.sampling.acceptance import acceptance_probability
+from particlegen.sampling.blocks import STAGE, FrameBlock, extent, progress, scattered
+from particlegen.sampling.settings import ReferenceSettings
+from particlegen.settings import RunError
+from particlegen.streams import numpy_stream
+from particlegen.system import ParticleSystem, ThermodynamicState
+
+__all__ = ["sample_hamiltonian"]
+
+_TARGET_ACCEPTANCE = {"mala": 0.574, "hmc": 0.651}
+"""Optimal in high dimension: Roberts and Rosenthal (1998) for one leap, Beskos et al. (2013) for many."""
+_HOTTEST = 10.0
+_TUNINGS = 24
+_JITTER = 0.2
+"""Steps vary by up to this share from one trajectory to the next, so that none closes on itself."""
+_DESCENT = 200
+"""Steps downhill from random positions, before which no trajectory would be accepted."""
+_MOST_FAILURES = 0.5
+"""A larger share of trajectories without an energy in one block ends the run: the engine is broken."""
+
+
+@dataclass(frozen=True)
+class _Walkers:
+    """The state of all chains: all that the next block depends on, and counters.
+
+    Args:
+        positions, forces: `(chain, N, dim)`, as the engine gave them.
+        energies: `(chain,)`.
+        step: `(1,)` length that a particle moves per leap at the speed that it has on average along one axis.
+        counters: `(3,)` trajectories, accepted ones, and those without an energy.
+    """
+
+    positions: Tensor
+    forces: Tensor
+    energies: Tensor
+    step: Tensor
+    counters: Tensor
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The end of a trajectory; where `ok` is False it has no energy."""
+
+    positions: Tensor
+    forces: Tensor
+    energies: Tensor
+    momenta: Tensor
+    ok: Tensor
+
+
+class _Target:
+    """The Boltzmann weight of an engine, the calls that it took, and why the first of them failed."""
+
+    def __init__(self, provider: EnergyProvider, beta: float):
+        self.provider, self.beta, self.calls = provider, beta, 0
+        self.geometry = provider.system.geometry
+        self.first_failure: str | None = None
+
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Energies, forces, and whether they can be used; on the CPU."""
+        self.calls += len(x)
+        found = self.provider.evaluate(x.to(self.provider.device), ("energy", "forces"))
+        if found.forces is None:
+            raise RunError(f"{self.provider.name} gives no forces; Hamiltonian Monte Carlo needs them")
+        energy, forces = found.energy.detach().cpu(), found.forces.detach().cpu()
+        ok = found.ok.cpu() & energy.isfinite() & forces.isfinite().all(2).all(1)
+        if self.first_failure is None and not ok.all():
+            self.first_failure = found.reasons[int((~ok).nonzero()[0])] or "the energy is not finite"
+        return energy, forces, ok
+
+    def contains(self, x: Tensor) -> Tensor:
+        """Which configurations the geometry allows, `(chain,)`."""
+        if isinstance(self.geometry, FlatTorus):
+            return torch.ones(len(x), dtype=torch.bool)
+        return (x.square().sum(2) <= self.geometry.radius**2).all(1)
+
+    def leapfrog(self, walkers: _Walkers, momenta: Tensor, steps: Tensor, leaps: int, heat: float) -> _Found:
+        """`leaps` steps `(chain,)` of the dynamics of βU + p²/2 (Duane et al. 1987); a chain that fails stands still.
+
+        Only its end decides whether a trajectory is accepted: on the way it may leave the confining sphere.
+        """
+        scale = steps[:, None, None]
+        pull = self.beta / heat * scale
+        x, f, u = walkers.positions.clone(), walkers.forces.clone(), walkers.energies.clone()
+        alive = torch.ones(len(x), dtype=torch.bool)
+        p = momenta + 0.5 * pull * f
+        for leap in range(leaps):
+            going = alive.nonzero()[:, 0]
+            if len(going) == 0:
+                break
+            x[going] = self.geometry.shift(x[going], scale[going] * p[going])
+            u[going], f[going], alive[going] = self.evaluate(x[going])
+            p = p + (0.5 if leap == leaps - 1 else 1.0) * pull * f
+        return _Found(x, f, u, p, alive)
+
+
+def _advance(
+    target: _Target, walkers: _Walkers, streams: list[np.random.Generator], leaps: int, heat: float = 1.0
+) -> _Walkers:
+    """One trajectory of every chain."""
+    shape = walkers.positions.shape[1:]
+    momenta = torch.from_numpy(np.stack([stream.normal(size=shape) for stream in streams]))
+    draws = np.array([stream.random(2) for stream in streams])
+    steps = walkers.step * torch.from_numpy(1.0 + _JITTER * (2.0 * draws[:, 1] - 1.0))
+    found = target.leapfrog(walkers, momenta, steps, leaps, heat)
+    kinetic = 0.5 * (momenta.square() - found.momenta.square()).sum((1, 2))
+    log_ratio = kinetic + target.beta / heat * (walkers.energies - found.energies)
+    allowed = found.ok & target.contains(found.positions)
+    chance = np.array([acceptance_probability(ratio) for ratio in log_ratio.tolist()])
+    accepted = allowed & torch.from_numpy(draws[:, 0] < chance)
+    return _Walkers(
+        positions=torch.where(accepted[:, None, None], found.positions, walkers.positions),
+        forces=torch.where(accepted[:, None, None], found.forces, walkers.forces),
+        energies=torch.where(accepted, found.energies, walkers.energies),
+        step=walkers.step,
+        counters=walkers.counters + torch.tensor([len(accepted), int(accepted.sum()), int((~found.ok).sum())]),
+    )
+
+
+def _run(
+    target: _Target,
+    walkers: _Walkers,
+    streams: list[np.random.Generator],
+    leaps: int,
+    trajectories: int,
+    heat: float = 1.0,
+) -> _Walkers:
+    """Several trajectories of every chain.
+
+    Raises:
+        RunError: most of them failed.
+    """
+    before = walkers.counters
+    for _ in range(trajectories):
+        walkers = _advance(target, walkers, streams, leaps, heat)
+    tried, _, failed = (walkers.counters - before).tolist()
+    if failed > _MOST_FAILURES * tried:
+        raise RunError(f"{failed} of {tried} trajectories had no energy; the first: {target.first_failure}")
+    return walkers
+
+
+def _downhill(target: _Target, system: ParticleSystem, x: Tensor) -> Tensor:
+    """Steepest descent with bounded steps: overlaps of random positions have forces beyond any time step."""
+    longest = 0.1 * extent(system) / system.n_particles ** (1.0 / system.dim)
+    for step in np.geomspace(longest, 0.01 * longest, _DESCENT):
+        forces = torch.nan_to_num(target.evaluate(x)[1], 0.0, 0.0, 0.0)
+        strength = forces.norm(dim=2, keepdim=True)
+        moved = system.geometry.shift(x, step * forces / (strength + 1.0 / (target.beta * step)))
+        x = torch.where(target.contains(moved)[:, None, None], moved, x)
+    return x
+
+
+def _equilibrated(target: _Target, settings: ReferenceSettings, seed: int, start: Positions | None) -> _Walkers:
+    """Chains ready to record, in thirds as the compiled chains are: cooled, steps tuned, steps frozen.
+
+    Raises:
+        RunError: the engine has no energy for where a chain starts.
+    """
+    system, leaps = target.provider.system, settings.leaps
+    if start is None:
+        rngs = [numpy_stream(seed, STAGE + ".start", chain) for chain in range(settings.chains)]
+        x = _downhill(target, system, torch.from_numpy(np.concatenate([scattered(system, rng, 1) for rng in rngs])))
+    else:
+        x = start.detach().to("cpu", torch.float64).clone()
+    target.first_failure = None
+    energies, forces, ok = target.evaluate(x)
+    if not ok.all():
+        raise RunError(f"reference chain {int((~ok).nonzero()[0])}: no energy to start from: {target.first_failure}")
+    longest = extent(system) / 2
+    step = 0.1 * longest / system.n_particles ** (1.0 / system.dim) / leaps**0.5
+    zeros = torch.zeros(3, dtype=torch.int64)
+    walkers = _Walkers(x, forces, energies, torch.tensor([step], dtype=torch.float64), zeros)
+    streams = [numpy_stream(seed, STAGE + ".equilibration", chain) for chain in range(settings.chains)]
+    goal = _TARGET_ACCEPTANCE["mala" if leaps == 1 else "hmc"]
+    portion = settings.equilibration_sweeps // (3 * _TUNINGS)
+    for k in range(2 * _TUNINGS if portion else 0):
+        heat = max(1.0, _HOTTEST ** (1.0 - (k + 1) / _TUNINGS)) if start is None else 1.0
+        before = walkers.counters
+        walkers = _run(target, walkers, streams, leaps, portion, heat)
+        tried, accepted, _ = (walkers.counters - before).tolist()
+        factor = float(np.clip(accepted / tried / goal, 0.5, 2.0))
+        walkers = replace(walkers, step=(walkers.step * factor).clamp_max(longest))
+    walkers = _run(target, walkers, streams, leaps, settings.equilibration_sweeps - 2 * _TUNINGS * portion)
+    return replace(walkers, counters=zeros)  # acceptances are reported for the frozen steps
+
+
+def sample_hamiltonian(
+    provider: EnergyProvider,
+    state: ThermodynamicState,
+    settings: ReferenceSettings,
+    seed: int,
+    events: EventSink = ignore,
+    start_chunk: int = 0,
+    resume_from: Mapping[str, np.ndarray] | None = None,
+    start: Positions | None = None,
+) -> Iterator[FrameBlock]:
+    """Equilibrium frames of any engine with forces by Hamiltonian Monte Carlo (Duane et al. 1987; Neal 2011).
+
+    A sweep is a trajectory of `settings.leapfrog_steps` steps with fresh momenta; one step is the Metropolis-adjusted
+    Langevin algorithm. All chains go in one batch, which the engine may share over an executor. A trajectory that has
+    no energy, or ends beyond the confining radius, is rejected; failures are counted and told, and end the run when
+    they are most of a frame's. Random streams are keyed by (seed, chain, chunk), as those of `sample_reference`.
+
+    Args:
+        provider: the engine; its system is what is sampled.
+        state: temperature.
+        settings: how; `sampler`, `swap_fraction`, `temperatures` and `workers` are not used.
+        seed: of the workflow.
+        events: receives `progress`, and `warning` where trajectories fail.
+        start_chunk: first block to yield; above 0 it needs `resume_from`, the state of the block before.
+        start: `(chain, N, dim)` where chains begin, at temperature; default random positions, cooled.
+
+    Yields:
+        `settings.chunks` blocks, less those before `start_chunk`.
+
+    Raises:
+        ValueError: a state or a start that does not fit.
+        RunError: the engine has no forces, no energy for a start, or fails most of the time.
+    """
+    if start_chunk > 0 and resume_from is None:
+        raise ValueError(f"start_chunk={start_chunk} needs the state of block {start_chunk - 1} (resume_from)")
+    chains, system = settings.chains, provider.system
+    if start is not None and tuple(start.shape) != (chains, system.n_particles, system.dim):
+        expected = (chains, system.n_particles, system.dim)
+        raise ValueError(f"start has to be (chain, N, dim) = {expected}, found {tuple(start.shape)}")
+    target, began = _Target(provider, state.beta), time.perf_counter()
+    if start is not None and not target.contains(start).all():
+        raise ValueError(f"start: particles beyond the confining radius of system {system.name!r}")
+    walkers = None if resume_from is None or start_chunk == 0 else _restored(resume_from, chains)
+    for number in range(start_chunk, settings.chunks):
+        target.calls = 0
+        if walkers is None:
+            walkers = _equilibrated(target, settings, seed, start)
+        before = walkers.counters
+        frames = min(settings.chunk_frames, settings.frames_per_chain - number * settings.chunk_frames)
+        streams = [numpy_stream(seed, STAGE, chain, number) for chain in range(chains)]
+        kept: list[_Walkers] = []
+        for _ in range(frames):
+            walkers = _run(target, walkers, streams, settings.leaps, settings.sweeps_between_frames)
+            kept.append(walkers)
+        energies = torch.stack([each.energies for each in kept], 1).flatten().numpy()
+        tried, accepted, _ = walkers.counters.tolist()
+        if failed := int((walkers.counters - before)[2]):
+            said = f"{failed} trajectories had no energy and were rejected; the first: {target.first_failure}"
+            events(Event("warning", STAGE, said))
+            target.first_failure = None
+        yield FrameBlock(
+            chunk=number,
+            positions=torch.stack([each.positions for each in kept], 1).flatten(0, 1).numpy(),
+            energies=energies,
+            chain=np.repeat(np.arange(chains), frames),
+            energy_calls=float(target.calls),
+            temperatures=np.array([state.temperature]),
+            ladder_energies=energies[:, None],
+            acceptance={"trajectory": [accepted / tried]},
+            round_trips=0,
+            state={field.name: getattr(walkers, field.name).numpy() for field in fields(_Walkers)},
+        )
+        events(progress(settings, number, start_chunk, began))
+
+
+def _restored(resume_from: Mapping[str, np.ndarray], chains: int) -> _Walkers:
+    missing = [field.name for field in fields(_Walkers) if field.name not in resume_from]
+    if missing:
+        raise ValueError(f"the state to resume from lacks {', '.join(missing)}")
+    if len(resume_from["positions"]) != chains:
+        raise ValueError(f"the state holds {len(resume_from['positions'])} chains, the settings {chains}")
+    return _Walkers(**{field.name: torch.from_numpy(np.array(resume_from[field.name])) for field in fields(_Walkers)})
