@@ -70,7 +70,9 @@ def test_it_agrees_with_compiled_monte_carlo_on_the_torus():
     compiled = ReferenceSettings(chains=16, frames=16000, sweeps_between_frames=20, equilibration_sweeps=2000)
     known = list(sample_reference(MIXTURE, IPL, ThermodynamicState(1.0), compiled, 1))
     exact = energies_by_chain(*(np.concatenate([getattr(b, key) for b in known]) for key in ("energies", "chain")))
-    blocks, found = energies(TorchPairEnergy(MIXTURE, IPL), 1.0, settings(chains=64, frames=1600, equilibration_sweeps=216, leapfrog_steps=6))
+    blocks, found = energies(
+        TorchPairEnergy(MIXTURE, IPL), 1.0, settings(chains=64, frames=1600, equilibration_sweeps=216, leapfrog_steps=6)
+    )
     ours, theirs = mean_with_correlation(found), mean_with_correlation(exact)
     assert ours.distance(theirs.value, theirs.stderr) < 4
     assert ours.stderr < 0.02 * theirs.value and theirs.stderr < 0.01 * theirs.value

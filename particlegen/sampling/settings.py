@@ -72,6 +72,13 @@ class ReferenceSettings(Section):
         return -(-self.frames_per_chain // self.chunk_frames)
 
     @property
+    def method(self) -> str:
+        """The sampler in words."""
+        if self.sampler == "hmc":
+            return "Langevin Monte Carlo" if self.leaps == 1 else "Hamiltonian Monte Carlo"
+        return f"{self.sampler} Monte Carlo"
+
+    @property
     def leaps(self) -> int:
         """Leapfrog steps of a trajectory: its energy calls."""
         return 10 if self.leapfrog_steps is None else self.leapfrog_steps

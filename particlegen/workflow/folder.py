@@ -84,6 +84,11 @@ class RunFolder:
         return self.path / "events.jsonl"
 
     @property
+    def labels_file(self) -> Path:
+        """What engines answered, where a workflow keeps it."""
+        return self.path / "labels.db"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

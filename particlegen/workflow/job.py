@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from particlegen.energy import BuiltSystem, Counted, EnergyProvider, Ledger
+from particlegen.energy import BuiltSystem, Cached, Counted, EnergyProvider, LabelStore, Ledger
 from particlegen.events import Event, EventSink
 from particlegen.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from particlegen.io.store import RunStore
@@ -62,7 +62,9 @@ class Job:
         workflow: the canonical workflow.
         folder: the run folder.
         built: system, state and potential.
-        provider: energies of generated samples.
+        provider: the engine that answers energies.
+        labels: where its answers are kept, if they are.
+        label_chunk: answers that are stored at a time, so what a kill can cost.
         device: where networks run.
         journal: the run's event log.
         stop: asked between pieces of work.
@@ -76,6 +78,8 @@ class Job:
     folder: RunFolder
     built: BuiltSystem
     provider: EnergyProvider
+    labels: LabelStore | None
+    label_chunk: int
     device: torch.device
     journal: Journal
     stop: StopSignal
@@ -97,9 +101,10 @@ class Job:
         self._mark = now
         self.listener(event)
 
-    def counted(self, stage: str) -> Counted:
-        """The provider, with what a stage really asks of it counted for `spent`."""
-        return Counted(self.provider, self._ledger, stage)
+    def counted(self, stage: str) -> EnergyProvider:
+        """The provider, with what a stage really asks of it counted for `spent`, and kept if the workflow says so."""
+        counted = Counted(self.provider, self._ledger, stage)
+        return counted if self.labels is None else Cached(counted, self.labels, chunk=self.label_chunk)
 
     def count(self, provider: str, stage: str, calls: float, seconds: float) -> None:
         """Calls really made by an engine that is no provider, for `spent`."""

@@ -66,11 +66,12 @@ def write_card(output: Path, workflow: Workflow, built: BuiltSystem, weights: Ma
         "network": workflow.network.model_dump(mode="json"),
         "trained_with": {
             "seed": workflow.seed,
+            "energy": workflow.energy.model_dump(mode="json"),
             "reference": workflow.reference.model_dump(mode="json"),
             "interpolant": workflow.interpolant.model_dump(mode="json"),
             "training": workflow.training.model_dump(mode="json"),
         },
-        "citations": citations(workflow, built, None),
+        "citations": citations(workflow, built, ()),
     }
     atomic.write_text(output, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=120))
     return [f"wrote {output} and {target}", f"use it with: training: {{pretrained: {output.name}}}"]

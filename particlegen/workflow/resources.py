@@ -39,6 +39,11 @@ class InlineSettings(Section):
     def limits(self) -> TaskLimits:
         return TaskLimits(self.retries)
 
+    @property
+    def slots(self) -> int:
+        """Tasks that can run at a time."""
+        return 1
+
 
 class ProcessSettings(Section):
     """`kind: process`: worker processes on this machine; one that dies or hangs is replaced.
@@ -59,6 +64,11 @@ class ProcessSettings(Section):
     @property
     def limits(self) -> TaskLimits:
         return TaskLimits(self.retries, self.timeout)
+
+    @property
+    def slots(self) -> int:
+        """Tasks that can run at a time."""
+        return self.workers
 
 
 class LocalNodes(Section):
@@ -172,6 +182,12 @@ class ParslSettings(Section):
     @property
     def limits(self) -> TaskLimits:
         return TaskLimits(self.retries, self.timeout)
+
+    @property
+    def slots(self) -> int:
+        """Tasks that can run at a time, with all blocks there."""
+        nodes = self.nodes.nodes if isinstance(self.nodes, SlurmNodes) else 1
+        return self.workers * nodes * self.blocks.most
 
 
 ExecutorSection = Annotated[InlineSettings | ProcessSettings | ParslSettings, Field(discriminator="kind")]

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from particlegen.energy import BuiltSystem, TorchPairEnergy, build_system
+from particlegen.energy import BuiltSystem, LabelStore, build_system
 from particlegen.events import EventSink, ignore
 from particlegen.io import atomic
 from particlegen.machine import keep_freed_memory
 from particlegen.settings import InputError, RunError
+from particlegen.workflow.engines import check_engine, open_provider
 from particlegen.workflow.executors import check_executor, open_executor
 from particlegen.workflow.folder import Journal, RunFolder, next_run_folder
 from particlegen.workflow.job import Job, stop_on_signals
@@ -59,6 +60,7 @@ def prepare(
             f"key 'reference.frames': found {loaded.reference.frames} for {loaded.reference.chains} chains; "
             f"at least {FEWEST_FRAMES} frames per chain are needed to compare them"
         )
+    check_engine(loaded, built, relative_to)
     given = given_weights(loaded.training)
     if given is not None:
         load_pretrained(given, loaded.network, built, relative_to)
@@ -123,7 +125,7 @@ def resume(folder: str | Path, resources: str | Path | Resources | None = None, 
         RunError, Interrupted: as `run`.
     """
     opened = Run(folder)
-    check_manifest(opened.manifest, opened.workflow, opened.built, opened.folder.path)
+    check_manifest(opened.manifest, opened.workflow, opened.built, opened.relative_to, opened.folder.path)
     machine, device = prepare_machine(resources)
     return _execute(opened.folder, opened.workflow, opened.built, opened.relative_to, machine, device, listener)
 
@@ -147,9 +149,20 @@ def _execute(
         stop_on_signals() as stop,
         open_executor(tasks, folder.path / "workers") as executor,
     ):
-        provider = TorchPairEnergy(built.system, built.potential, device=device)
         job = Job(
-            workflow, folder, built, provider, device, journal, stop, listener, executor, tasks.limits, relative_to
+            workflow=workflow,
+            folder=folder,
+            built=built,
+            provider=open_provider(workflow, built, relative_to, device, executor, tasks.limits, listener),
+            labels=LabelStore(folder.labels_file) if workflow.energy.keep_labels else None,
+            label_chunk=workflow.energy.chunk * tasks.slots,
+            device=device,
+            journal=journal,
+            stop=stop,
+            listener=listener,
+            executor=executor,
+            limits=tasks.limits,
+            relative_to=relative_to,
         )
         for name, stage in STAGES.items():
             job.check(name)

@@ -20,6 +20,7 @@ from particlegen.validation import parse_section
 from particlegen.workflow.overrides import apply_overrides, parse_override
 
 __all__ = [
+    "EnergySettings",
     "EstimateSettings",
     "NetworkTraining",
     "PretrainedSettings",
@@ -50,6 +51,21 @@ class NetworkTraining(TrainingSettings):
     """
 
     start_from: str | None = Field(default=None, min_length=1)
+
+
+class EnergySettings(Section):
+    """Which engine answers energies: of the reference's trajectories and of generated samples.
+
+    Args:
+        engine: an engine card of `potentials/`, or the path of your own; null for the pair potential of the system's
+            card by torch. An engine that is named is sampled by `reference.sampler: hmc`.
+        chunk: configurations per task of the executor; few for costly engines, many for fast ones.
+        keep_labels: whether every answer is kept in the run's `labels.db` and never paid for again.
+    """
+
+    engine: str | None = Field(default=None, min_length=1)
+    chunk: int = Field(default=16, ge=1)
+    keep_labels: bool = False
 
 
 class EstimateSettings(Section):
@@ -105,6 +121,7 @@ class Workflow(Section):
     kind: Literal["glass"]
     seed: int = Field(default=0, ge=0, lt=2**63)
     system: SystemSettings
+    energy: EnergySettings = EnergySettings()
     reference: ReferenceSettings
     network: NetworkSettings = NetworkSettings()
     interpolant: InterpolantSettings = InterpolantSettings()

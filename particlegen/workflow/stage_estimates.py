@@ -13,8 +13,8 @@ from particlegen.units import energy_unit
 from particlegen.workflow.job import Job
 from particlegen.workflow.observables import observable_curves
 from particlegen.workflow.stage_generation import HELD_OUT
+from particlegen.workflow.stage_reference import COMPILED, chain_energies
 from particlegen.workflow.stage_reference import STAGE as REFERENCE
-from particlegen.workflow.stage_reference import chain_energies
 
 __all__ = ["STAGE", "run_estimates"]
 
@@ -79,7 +79,7 @@ def _reference(job: Job, chains: np.ndarray, equilibration: Equilibration) -> di
     """Averages over the reference frames, with the errors that their correlation leaves."""
     n, state = job.built.system.n_particles, job.built.state
     unit = energy_unit(job.built.system.units)
-    method = f"{job.workflow.reference.sampler} Monte Carlo, {chains.shape[0]} chains"
+    method = f"{job.workflow.reference.method}, {chains.shape[0]} chains"
     deviation = (chains - chains.mean()) ** 2
     variance = estimate.mean_with_correlation(deviation)
     scale = state.beta**2 / n
@@ -144,10 +144,10 @@ def _logical_calls(job: Job) -> dict[str, Estimate]:
     """Full-energy equivalents that the answer rests on; the same whether or not the run was interrupted."""
     reference = job.load(REFERENCE)
     sampled = float(reference.metadata["energy_calls"]) if reference else 0.0
-    return {
-        "monte_carlo": _count(sampled, "calls"),
-        job.provider.name: _count(job.workflow.generation.samples, "calls"),
-    }
+    generated = float(job.workflow.generation.samples)
+    if job.workflow.reference.sampler == "hmc":
+        return {job.provider.name: _count(sampled + generated, "calls")}
+    return {COMPILED: _count(sampled, "calls"), job.provider.name: _count(generated, "calls")}
 
 
 def _spent(job: Job) -> dict[str, Any]:

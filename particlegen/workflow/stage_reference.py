@@ -7,14 +7,17 @@ import numpy as np
 import torch
 
 from particlegen.events import Event
+from particlegen.io.checkpoint import Checkpoint
 from particlegen.io.store import RunStore
-from particlegen.sampling import energies_by_chain, sample_reference
+from particlegen.sampling import FrameBlock, energies_by_chain, sample_hamiltonian, sample_reference
 from particlegen.workflow.job import Job
 from particlegen.workflow.schema import Workflow
 
-__all__ = ["STAGE", "chain_energies", "frame_split", "held_out_frames", "run_reference", "training_frames"]
+__all__ = ["COMPILED", "STAGE", "chain_energies", "frame_split", "held_out_frames", "run_reference", "training_frames"]
 
 STAGE = "reference"
+COMPILED = "monte_carlo"
+"""The compiled kernels' name in the ledger."""
 
 
 def run_reference(job: Job) -> None:
@@ -24,22 +27,12 @@ def run_reference(job: Job) -> None:
     chunk, calls = (saved.step, float(saved.metadata["energy_calls"])) if saved else (0, 0.0)
     if saved and saved.metadata["complete"]:
         return
-    job.emit(Event("started", STAGE, f"{settings.frames} frames by {settings.sampler} Monte Carlo"))
-    blocks = sample_reference(
-        job.built.system,
-        job.built.potential,
-        job.built.state,
-        settings,
-        job.workflow.seed,
-        executor=job.executor,
-        events=job.emit,
-        start_chunk=chunk,
-        resume_from={name: tensor.numpy() for name, tensor in saved.tensors.items()} if saved else None,
-        limits=job.limits,
-    )
+    job.emit(Event("started", STAGE, f"{settings.frames} frames by {settings.method}"))
+    compiled = settings.sampler != "hmc"
     mark = time.perf_counter()
-    for block in blocks:
-        job.count("monte_carlo", STAGE, block.energy_calls, time.perf_counter() - mark)
+    for block in _blocks(job, chunk, saved):
+        if compiled:
+            job.count(COMPILED, STAGE, block.energy_calls, time.perf_counter() - mark)
         arrays = {"position": block.positions, "energy": block.energies, "chain": block.chain}
         job.store.append("reference", block.chunk, arrays)
         calls += block.energy_calls
@@ -49,6 +42,18 @@ def run_reference(job: Job) -> None:
         job.check(STAGE)
         mark = time.perf_counter()
     job.emit(Event("finished", STAGE, f"{job.store.length('reference')} frames"))
+
+
+def _blocks(job: Job, start_chunk: int, saved: Checkpoint | None) -> Iterator[FrameBlock]:
+    """The blocks that are still missing, by the sampler that was asked for."""
+    state, settings, seed = job.built.state, job.workflow.reference, job.workflow.seed
+    resume_from = {name: tensor.numpy() for name, tensor in saved.tensors.items()} if saved else None
+    if settings.sampler == "hmc":
+        return sample_hamiltonian(job.counted(STAGE), state, settings, seed, job.emit, start_chunk, resume_from)
+    system, potential = job.built.system, job.built.potential
+    return sample_reference(
+        system, potential, state, settings, seed, job.executor, job.emit, start_chunk, resume_from, job.limits
+    )
 
 
 def frame_split(workflow: Workflow, n_frames: int) -> int:
