@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from particlegen.energy.canonical import CanonicalFrame, canonical_frame
+from particlegen.energy.electrons import electrons_and_unpaired, nuclear_charges
 from particlegen.energy.frames import Frame, evaluate_frames
 from particlegen.energy.provider import EnergyResult, check_request
 from particlegen.energy.pyscf_restart import ReferenceDensity, align, carried_over, nearest
@@ -27,12 +28,7 @@ from particlegen.energy.pyscf_scf import (
     solve,
     spectrum,
 )
-from particlegen.energy.pyscf_settings import (
-    PySCFSettings,
-    check_level,
-    electrons_and_spin,
-    load_pyscf_settings,
-)
+from particlegen.energy.pyscf_settings import PySCFSettings, check_level, load_pyscf_settings
 from particlegen.geometry import Positions
 from particlegen.settings import InputError, RunError
 from particlegen.streams import numpy_stream
@@ -91,9 +87,9 @@ class PySCFEnergy:
         check_level(system, settings)
         on_gpu(settings)
         self._system, self.level = system, settings
-        self._charges = np.array([atomic_numbers[system.species_names[s]] for s in system.species], dtype=float)
+        self._charges = np.array(nuclear_charges(system), dtype=float)
         self._symbols = {atomic_numbers[name]: name for name in system.species_names}
-        self._spin = electrons_and_spin(system, settings)[1]
+        _, self._spin = electrons_and_unpaired(system, settings.charge, settings.multiplicity)
         self._references: tuple[ReferenceDensity, ...] = ()
 
     @classmethod

@@ -11,11 +11,12 @@ from ase.data import atomic_numbers
 from pydantic import Field
 
 from particlegen import catalogue
+from particlegen.energy.electrons import electrons_and_unpaired
 from particlegen.settings import InputError, Section
 from particlegen.system import ParticleSystem
 from particlegen.validation import parse_section
 
-__all__ = ["PySCFSettings", "check_level", "electrons_and_spin", "load_pyscf_settings", "pyscf"]
+__all__ = ["PySCFSettings", "check_level", "load_pyscf_settings", "pyscf"]
 
 # Names only: PySCF would also take the text of a basis, or read a file.
 BasisName = Annotated[str, Field(pattern=r"^[A-Za-z0-9+*(),_ -]+$")]
@@ -103,25 +104,6 @@ def pyscf(module: str) -> Any:
         raise InputError("PySCF is not installed; pip install 'particlegen[dft]'") from error
 
 
-def electrons_and_spin(system: ParticleSystem, settings: PySCFSettings) -> tuple[int, int]:
-    """Number of electrons, those of cores included, and of unpaired ones (2S).
-
-    Raises:
-        InputError: no electrons are left, or charge and multiplicity do not go together.
-    """
-    electrons = sum(atomic_numbers[system.species_names[s]] for s in system.species) - settings.charge
-    if electrons < 1:
-        raise InputError(f"charge {settings.charge}: system {system.name!r} would have {electrons} electrons")
-    multiplicity = settings.multiplicity or 1 + electrons % 2
-    if (electrons + multiplicity) % 2 == 0 or multiplicity > electrons + 1:
-        expected = "odd" if electrons % 2 == 0 else "even"
-        raise InputError(
-            f"multiplicity {multiplicity} does not go with the {electrons} electrons of system {system.name!r} at "
-            f"charge {settings.charge}: give an {expected} number up to {electrons + 1}, or another charge"
-        )
-    return electrons, multiplicity - 1
-
-
 def check_level(system: ParticleSystem, settings: PySCFSettings) -> None:
     """That the level of theory exists and fits the system.
 
@@ -130,17 +112,13 @@ def check_level(system: ParticleSystem, settings: PySCFSettings) -> None:
             without an element, or whose core potential is not asked for; charge and multiplicity that do not fit.
     """
     pyscf("gto")
-    where = f"system {system.name!r}"
     if system.units != "metal" or system.geometry.periodic or system.dim != 3:
-        raise InputError(f"{where}: PySCF needs metal units (eV, Å) and free space in three dimensions")
-    unknown = [name for name in system.species_names if atomic_numbers.get(name, 0) < 1]
-    if unknown:
-        raise InputError(f"{where}: no chemical symbols: {', '.join(unknown)}")
+        raise InputError(f"system {system.name!r}: PySCF needs metal units (eV, Å) and free space in three dimensions")
+    electrons_and_unpaired(system, settings.charge, settings.multiplicity)
     try:
         pyscf("dft.libxc").parse_xc(settings.functional)
     except (KeyError, ValueError) as error:
         raise InputError(f"functional {settings.functional!r}: libxc does not know it ({error})") from error
-    electrons_and_spin(system, settings)
     for element in sorted({system.species_names[s] for s in system.species}):
         _check_element(element, settings)
 

@@ -2,9 +2,8 @@
 
 from typing import Literal
 
-from ase.data import atomic_numbers
-
 from particlegen.energy.ase_engine import ASEEnergy
+from particlegen.energy.electrons import electrons_and_unpaired
 from particlegen.settings import InputError
 from particlegen.system import ParticleSystem
 
@@ -46,17 +45,11 @@ def xtb_energy(
         raise InputError(f"system {system.name!r}: {method} needs metal units (eV, Å), its units are {system.units}")
     if method not in ("GFN1-xTB", "GFN2-xTB"):
         raise InputError(f"unknown method {method!r}: expected GFN1-xTB or GFN2-xTB")
-    unknown = [name for name in system.species_names if name not in atomic_numbers]
-    if unknown:
-        raise InputError(f"system {system.name!r}: no chemical symbols: {', '.join(unknown)}")
-    electrons = sum(atomic_numbers[system.species_names[s]] for s in system.species) - charge
-    multiplicity = multiplicity or 1 + electrons % 2
-    if (electrons + multiplicity) % 2 == 0 or multiplicity < 1:
-        raise InputError(f"multiplicity {multiplicity} does not go with {electrons} electrons; one of them is even")
+    _, unpaired = electrons_and_unpaired(system, charge, multiplicity)
     parameters = {
         "method": method,
         "charge": charge,
-        "multiplicity": multiplicity,
+        "multiplicity": unpaired + 1,
         "accuracy": accuracy,
         "electronic_temperature": electronic_temperature,
         "max_iterations": max_iterations,
