@@ -40,8 +40,6 @@ class Cached(Wrapper):
 
     differentiable = False
 
-    differentiable = False
-
     def __init__(
         self,
         provider: EnergyProvider,
