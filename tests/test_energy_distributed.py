@@ -109,8 +109,9 @@ def test_a_provider_is_made_once_per_process_and_the_ledgers_come_home(tmp_path,
     assert torch.equal(found.energy, x.square().sum((1, 2))) and found.forces is None
     made = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert set(made.values()) == {"x"} and str(os.getpid()) in made and 2 <= len(made) <= 3
-    assert ledger.calls == {("counting", "production"): 20} and ledger.total_calls("counting") == 20
-    assert ledger.seconds[("counting", "production")] > 0 and ledger.failures == {("counting", "production"): 0}
+    assert list(ledger.entries) == [("counting", "production")] and ledger.total_calls("counting") == 20
+    (entry,) = ledger.entries.values()
+    assert (entry.calls, entry.failures, entry.cached) == (20, 0, 0) and entry.seconds > 0
 
 
 def test_what_a_worker_does_not_survive_is_data(tmp_path, workers):
@@ -127,7 +128,8 @@ def test_what_a_worker_does_not_survive_is_data(tmp_path, workers):
     assert found.reasons[4] == "moody" and found.reasons[6] == "RuntimeError: no such orbital (2 attempts)"
     assert "no such orbital" in next(e.message for e in told if e.fields["failed"] and e.fields["task"] == 3)
     key = ("counting", "labels")
-    assert (ledger.calls[key], ledger.failures[key]) == (outer.calls[key], outer.failures[key]) == (8, 5)
+    for entry in (ledger.entries[key], outer.entries[key]):
+        assert (entry.calls, entry.failures) == (8, 5)
 
 
 def test_wrong_requests_and_recipes_are_refused(monkeypatch):

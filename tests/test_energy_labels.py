@@ -442,8 +442,8 @@ def test_cached_keeps_the_contract(store, card, chunk):
     for _ in range(2):
         check_energy_provider(Cached(Counted(provider, ledger, "test"), store, chunk=chunk), x)
         first = ledger.take("test")["torch_pair"]
-        assert first["calls"] + first["cached"] > 40
-    assert first["calls"] == 0
+        assert first.calls + first.cached > 40 and not ledger.entries
+    assert first.calls == 0
 
 
 def test_cached_keeps_the_contract_for_silver(store):
@@ -461,9 +461,9 @@ def test_only_what_is_missing_is_asked_for(store):
     again = cached.evaluate(at(1.0, 3.0, 0.5))
     assert again.energy[[0, 2]].tolist() == [1.0, 0.5] and again.reasons == (None, "too far", None)
     assert len(provider.batches) == 4
-    key = ("scripted", "test")
-    assert (ledger.calls[key], ledger.cached[key], ledger.failures[key]) == (4, 2 + 3, 1)
-    assert ledger.calls[key] + ledger.cached[key] == 7 - 1 + 3
+    entry = ledger.entries[("scripted", "test")]
+    assert (entry.calls, entry.cached, entry.failures) == (4, 2 + 3, 1)
+    assert entry.calls + entry.cached == 7 - 1 + 3
     other = Cached(provider, store, settings=SETTINGS | {"accuracy": 2})
     assert other.evaluate(at(1.0)).energy.tolist() == [11.0]
     assert cached.evaluate(at()).energy.shape == (0,)

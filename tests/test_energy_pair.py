@@ -7,7 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from particlegen.energy import Counted, EnergyProvider, Ledger, SystemSettings, TorchPairEnergy, build_system
+from particlegen.energy import (
+    Counted,
+    EnergyProvider,
+    Ledger,
+    LedgerEntry,
+    SystemSettings,
+    TorchPairEnergy,
+    build_system,
+)
 from particlegen.geometry import FreeSpace
 from particlegen.streams import torch_stream
 from particlegen.testing import ContractViolation, check_energy_provider
@@ -204,5 +212,13 @@ def test_ledger_counts_calls_and_failures():
     x[0] = float("nan")
     provider.evaluate(x)
     provider.evaluate(x[1:])
-    key = ("torch_pair", "reference")
-    assert (ledger.calls[key], ledger.failures[key], ledger.total_calls("torch_pair")) == (7, 1, 7)
+    provider.add_cached(2)
+    Counted(engine(card="ipl_binary_2d"), ledger, "generation").evaluate(x[:3])
+    entry, other = ledger.entries[("torch_pair", "reference")], ledger.entries[("torch_pair", "generation")]
+    assert (entry.calls, entry.failures, entry.cached) == (7, 1, 2) and entry.seconds > 0
+    assert (other.calls, other.failures, other.cached) == (3, 1, 0) and ledger.total_calls("torch_pair") == 10
+    elsewhere = Ledger()
+    for _ in range(2):
+        elsewhere.include(ledger)
+    assert elsewhere.entries[("torch_pair", "reference")] == LedgerEntry(14, 2 * entry.seconds, 2, 4)
+    assert ledger.take("reference") == {"torch_pair": entry} and list(ledger.entries) == [("torch_pair", "generation")]

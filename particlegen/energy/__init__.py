@@ -15,7 +15,7 @@ from particlegen.energy.label_files import export_labels, import_labels
 from particlegen.energy.labels import LabelStore, LabelSummary
 from particlegen.energy.openmm_engine import OpenMMEnergy
 from particlegen.energy.pair import TorchPairEnergy
-from particlegen.energy.provider import Counted, EnergyProvider, EnergyResult, Ledger
+from particlegen.energy.provider import Counted, EnergyProvider, EnergyResult, Ledger, LedgerEntry
 from particlegen.energy.pyscf_engine import Excitations, PySCFEnergy
 from particlegen.energy.pyscf_restart import ReferenceDensity
 from particlegen.energy.pyscf_scf import SCFSolution
@@ -36,6 +36,7 @@ __all__ = [
     "LabelStore",
     "LabelSummary",
     "Ledger",
+    "LedgerEntry",
     "LinearEnergy",
     "OpenMMEnergy",
     "PairPotential",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from particlegen.energy.provider import Counted, EnergyProvider, EnergyResult, Ledger, Wrapper
+from particlegen.energy.provider import Counted, EnergyProvider, EnergyResult, Ledger, LedgerEntry, Wrapper
 from particlegen.events import EventSink, ignore
 from particlegen.geometry import Positions
 from particlegen.tasks import Done, Failed, TaskLimits, map_tasks
@@ -179,7 +179,7 @@ class Distributed(Wrapper):
         if isinstance(outcome, Done):
             return outcome.value
         n, ledger = len(task.positions), Ledger()
-        ledger.add(self.name, self._stage, n, failures=n)
+        ledger.add(self.name, self._stage, LedgerEntry(n, failures=n))
         nothing = np.full(n, np.nan)
         return _Answer(
             energy=nothing,

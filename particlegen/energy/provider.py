@@ -12,7 +12,7 @@ from torch import Tensor
 from particlegen.geometry import Positions
 from particlegen.system import ParticleSystem
 
-__all__ = ["Counted", "EnergyProvider", "EnergyResult", "Ledger", "Wrapper", "check_request"]
+__all__ = ["Counted", "EnergyProvider", "EnergyResult", "Ledger", "LedgerEntry", "Wrapper", "check_request"]
 
 
 @dataclass(frozen=True)
@@ -75,42 +75,53 @@ def check_request(
         raise ValueError(f"cannot evaluate {unknown}: expected {', '.join(('energy', *offered))}")
 
 
-@dataclass
-class Ledger:
-    """Calls, seconds, failures and answers from a store, per (provider, stage).
+@dataclass(frozen=True)
+class LedgerEntry:
+    """What an engine was asked.
 
-    A call is one full-energy evaluation (N single-particle trial moves count as one, so there are fractions); what a
-    label store answers is `cached` and no call.
+    Args:
+        calls: full-energy evaluations; N single-particle trial moves count as one, so there are fractions.
+        seconds: that they took.
+        failures: calls that gave no energy.
+        cached: answers of a label store in place of calls.
     """
 
-    calls: dict[tuple[str, str], int | float] = field(default_factory=dict)
-    seconds: dict[tuple[str, str], float] = field(default_factory=dict)
-    failures: dict[tuple[str, str], int] = field(default_factory=dict)
-    cached: dict[tuple[str, str], int] = field(default_factory=dict)
+    calls: int | float = 0
+    seconds: float = 0.0
+    failures: int = 0
+    cached: int = 0
 
-    def add(
-        self, provider: str, stage: str, calls: int | float, seconds: float = 0.0, failures: int = 0, cached: int = 0
-    ) -> None:
+    def __add__(self, other: "LedgerEntry") -> "LedgerEntry":
+        return LedgerEntry(
+            self.calls + other.calls,
+            self.seconds + other.seconds,
+            self.failures + other.failures,
+            self.cached + other.cached,
+        )
+
+
+@dataclass
+class Ledger:
+    """One entry per (provider, stage)."""
+
+    entries: dict[tuple[str, str], LedgerEntry] = field(default_factory=dict)
+
+    def add(self, provider: str, stage: str, entry: LedgerEntry) -> None:
         key = (provider, stage)
-        self.calls[key] = self.calls.get(key, 0) + calls
-        self.seconds[key] = self.seconds.get(key, 0.0) + seconds
-        self.failures[key] = self.failures.get(key, 0) + failures
-        self.cached[key] = self.cached.get(key, 0) + cached
+        self.entries[key] = self.entries.get(key, LedgerEntry()) + entry
 
-    def take(self, stage: str) -> dict[str, dict[str, int | float]]:
-        """Remove the entries of a stage and return them: provider → `calls`, `seconds`, `failures`, `cached`."""
-        columns = {"calls": self.calls, "seconds": self.seconds, "failures": self.failures, "cached": self.cached}
-        taken = [key for key in self.calls if key[1] == stage]
-        return {key[0]: {name: column.pop(key) for name, column in columns.items()} for key in taken}
+    def take(self, stage: str) -> dict[str, LedgerEntry]:
+        """Remove the entries of a stage and return them by provider."""
+        taken = [key for key in self.entries if key[1] == stage]
+        return {key[0]: self.entries.pop(key) for key in taken}
 
     def include(self, other: "Ledger") -> None:
         """Add what another ledger, that of a task, has counted."""
-        for (provider, stage), calls in other.calls.items():
-            key = (provider, stage)
-            self.add(provider, stage, calls, other.seconds[key], other.failures[key], other.cached[key])
+        for (provider, stage), entry in other.entries.items():
+            self.add(provider, stage, entry)
 
     def total_calls(self, provider: str) -> int | float:
-        return sum(n for (name, _), n in self.calls.items() if name == provider)
+        return sum(entry.calls for (name, _), entry in self.entries.items() if name == provider)
 
 
 class Wrapper:
@@ -154,11 +165,11 @@ class Counted(Wrapper):
 
     def add_cached(self, answers: int) -> None:
         """Count answers that a store gave in the provider's place."""
-        self._ledger.add(self.name, self._stage, 0, cached=answers)
+        self._ledger.add(self.name, self._stage, LedgerEntry(cached=answers))
 
     def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
         start = time.perf_counter()
         result = self._provider.evaluate(positions, want)
-        failures = int((~result.ok).sum())
-        self._ledger.add(self.name, self._stage, len(positions), time.perf_counter() - start, failures)
+        seconds, failures = time.perf_counter() - start, int((~result.ok).sum())
+        self._ledger.add(self.name, self._stage, LedgerEntry(len(positions), seconds, failures))
         return result

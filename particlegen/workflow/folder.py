@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from particlegen.energy import Ledger
+from particlegen.energy import Ledger, LedgerEntry
 from particlegen.events import Event
 from particlegen.io import atomic
 from particlegen.io.store import RunStore
@@ -185,7 +185,7 @@ class Journal:
             used, stage = entry.get("spent") or {}, entry["stage"]
             seconds[stage] += used.get("seconds", 0.0)
             for provider, counts in used.get("engines", {}).items():
-                ledger.add(provider, stage, **counts)
+                ledger.add(provider, stage, LedgerEntry(**counts))
         return dict(seconds), ledger
 
 

@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from particlegen.energy import BuiltSystem, Cached, Counted, EnergyProvider, LabelStore, Ledger
+from particlegen.energy import BuiltSystem, Cached, Counted, EnergyProvider, LabelStore, Ledger, LedgerEntry
 from particlegen.events import Event, EventSink
 from particlegen.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from particlegen.io.store import RunStore
@@ -97,7 +97,8 @@ class Job:
     def emit(self, event: Event) -> None:
         """Write an event to the journal, with the seconds and calls since the last one, and tell the listener."""
         now = time.perf_counter()
-        self.journal.write(event, {"seconds": round(now - self._mark, 4), "engines": self._ledger.take(event.stage)})
+        engines = {provider: asdict(entry) for provider, entry in self._ledger.take(event.stage).items()}
+        self.journal.write(event, {"seconds": round(now - self._mark, 4), "engines": engines})
         self._mark = now
         self.listener(event)
 
@@ -108,7 +109,7 @@ class Job:
 
     def count(self, provider: str, stage: str, calls: float, seconds: float) -> None:
         """Calls really made by an engine that is no provider, for `spent`."""
-        self._ledger.add(provider, stage, calls, seconds)
+        self._ledger.add(provider, stage, LedgerEntry(calls, seconds))
 
     def check(self, stage: str) -> None:
         """Raise `Interrupted` if a signal came; call it where everything is on disk."""

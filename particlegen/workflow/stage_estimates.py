@@ -153,20 +153,18 @@ def _logical_calls(job: Job) -> dict[str, Estimate]:
 def _spent(job: Job) -> dict[str, Any]:
     """What this machine really did: seconds per stage, calls per provider, and the ledger behind them."""
     seconds, ledger = job.journal.spent()
-    providers = dict.fromkeys(provider for provider, _ in ledger.calls)
-    rows: dict[str, dict[str, Any]] = {provider: {} for provider in providers}
-    for (provider, stage), calls in ledger.calls.items():
-        key = provider, stage
+    rows: dict[str, dict[str, Any]] = {}
+    for (provider, stage), entry in ledger.entries.items():
         row = {
-            "calls": _count(calls, "calls"),
-            "cached": _count(ledger.cached[key], "calls"),
-            "failures": _count(ledger.failures[key], "calls"),
-            "seconds": _seconds(ledger.seconds[key]),
+            "calls": _count(entry.calls, "calls"),
+            "cached": _count(entry.cached, "calls"),
+            "failures": _count(entry.failures, "calls"),
+            "seconds": _seconds(entry.seconds),
         }
-        rows[provider][stage] = _as_dicts(row)
+        rows.setdefault(provider, {})[stage] = _as_dicts(row)
     return {
         "seconds": _as_dicts({stage: _seconds(value) for stage, value in seconds.items()}),
-        "calls": _as_dicts({name: _count(ledger.total_calls(name), "calls") for name in providers}),
+        "calls": _as_dicts({name: _count(ledger.total_calls(name), "calls") for name in rows}),
         "ledger": rows,
     }
 
