@@ -7,7 +7,7 @@ import torch
 from ase.build import bulk
 from ase.io import write as ase_write
 
-from particlegen.energy import SystemSettings, TorchPairEnergy, build_system, energy_of_file
+from particlegen.energy import SystemSettings, TorchPairEnergy, build_system, energy_of_file, files
 from particlegen.settings import InputError
 from particlegen.streams import torch_stream
 
@@ -56,6 +56,46 @@ def test_frames_of_different_sizes_and_boxes(tmp_path):
     assert rows[2]["energy"] is None and rows[2]["reason"] == "two particles coincide"
     assert rows[3]["energy"] == 0.0
     assert [row["n_particles"] for row in rows] == [2, 2, 3, 1]
+
+
+@pytest.mark.parametrize("engine", [None, "ka_ternary"])
+def test_an_engine_is_opened_once_for_frames_that_are_alike(tmp_path, monkeypatch, ternary, engine):
+    """However many batches they make; each batch is bounded. Another box or order of species is another system."""
+    built, x, expected = ternary
+    opened, asked = [], []
+
+    class Watched(TorchPairEnergy):
+        def __init__(self, system, potential):
+            opened.append(system)
+            super().__init__(system, potential)
+
+        def evaluate(self, positions, want=("energy",)):
+            asked.append((self.system, len(positions)))
+            return super().evaluate(positions, want)
+
+    monkeypatch.setattr(files, "_FRAMES_PER_BATCH", 3)
+    monkeypatch.setattr(files, "TorchPairEnergy", Watched)
+    monkeypatch.setattr(files, "open_engine", lambda system, name, potential, relative_to: Watched(system, potential))
+    lengths, species = built.system.torus.lengths, [str(1 + s) for s in built.system.species]
+    wide = tuple(1.5 * length for length in lengths)
+    alike = [atooms(x[k % 3], species, lengths) for k in range(7)]
+    others = [atooms(x[0], species, wide), atooms(x[0].flip(0), species[::-1], wide)]
+    path = tmp_path / "frames.xyz"
+    path.write_text("".join([*alike, *others, *alike[:4]]))
+    rows = energy_of_file("ka_ternary_2d", path, engine=engine)
+    assert [len(rows), rows[7]["energy"]] == [13, pytest.approx(rows[8]["energy"], rel=1e-12)]
+    energies = [row["energy"] for row in (*rows[:7], *rows[9:])]
+    assert energies == pytest.approx([float(expected[k % 3]) for k in (*range(7), *range(4))], rel=1e-9)
+    assert len(opened) == 4 and opened[0] == opened[3] != opened[1]
+    assert [(opened.index(system), n) for system, n in asked] == [
+        (0, 3),
+        (0, 3),
+        (0, 1),
+        (1, 1),
+        (2, 1),
+        (0, 3),
+        (0, 1),
+    ]
 
 
 @pytest.mark.parametrize(("potential", "expected"), [(None, -7.3210320791), ("lj_cut", -7.7615881)])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from particlegen.energy.build import SystemSettings, build_system
 from particlegen.energy.engine_cards import open_engine
 from particlegen.energy.pair import TorchPairEnergy
+from particlegen.energy.provider import EnergyProvider
 from particlegen.io.structures import Structure, iter_structures
 from particlegen.settings import InputError
 
@@ -29,7 +30,8 @@ def energy_of_file(
 ) -> list[dict[str, Any]]:
     """Energy of every frame of a structure file, as JSON-serialisable mappings.
 
-    N, box and species come from the file; potential and image rule from the card.
+    N, box and species come from the file; potential and image rule from the card. The engine is opened once for
+    successive frames that are alike in species, diameters and box, and sees at most 4,096 of them at a time.
 
     Args:
         card: name or path of a system card, or settings that override its potential or image rule.
@@ -48,22 +50,18 @@ def energy_of_file(
     """
     settings = SystemSettings(card=card) if isinstance(card, str) else card
     results: list[dict[str, Any]] = []
-    for _, group in groupby(iter_structures(path, format), key=_signature):
-        for batch in _batches(group):
-            try:
-                built = build_system(settings, relative_to, structure=batch[0])
-            except InputError as error:
-                raise InputError(f"{path}: frame {len(results) + 1}: {error}") from error
-            positions = torch.from_numpy(np.stack([frame.positions for frame in batch]))
-            if engine is None:
-                provider = TorchPairEnergy(built.system, built.potential)
-            else:
-                provider = open_engine(built.system, engine, built.potential, relative_to)
-            virial = "virial" in getattr(provider, "quantities", ("virial",))
-            result = provider.evaluate(positions, ("energy", "virial") if virial else ("energy",))
-            virials = [None] * len(batch) if result.virial is None else result.virial.tolist()
-            for energy, w, reason in zip(result.energy.tolist(), virials, result.reasons, strict=True):
-                results.append(_row(energy, w, built.system.n_particles, reason))
+    for _, frames in groupby(iter_structures(path, format), key=_signature):
+        first = next(frames)
+        try:
+            built = build_system(settings, relative_to, structure=first)
+        except InputError as error:
+            raise InputError(f"{path}: frame {len(results) + 1}: {error}") from error
+        if engine is None:
+            provider = TorchPairEnergy(built.system, built.potential)
+        else:
+            provider = open_engine(built.system, engine, built.potential, relative_to)
+        for batch in _batches(chain([first], frames)):
+            results += _rows(provider, batch)
     return results
 
 
@@ -72,14 +70,17 @@ def _signature(frame: Structure) -> tuple[Any, ...]:
 
 
 def _batches(frames: Iterator[Structure]) -> Iterator[list[Structure]]:
-    batch: list[Structure] = []
-    for frame in frames:
-        batch.append(frame)
-        if len(batch) == _FRAMES_PER_BATCH:
-            yield batch
-            batch = []
-    if batch:
+    while batch := list(islice(frames, _FRAMES_PER_BATCH)):
         yield batch
+
+
+def _rows(provider: EnergyProvider, batch: list[Structure]) -> list[dict[str, Any]]:
+    positions = torch.from_numpy(np.stack([frame.positions for frame in batch]))
+    virial = "virial" in getattr(provider, "quantities", ("virial",))
+    result = provider.evaluate(positions, ("energy", "virial") if virial else ("energy",))
+    virials = [None] * len(batch) if result.virial is None else result.virial.tolist()
+    found = zip(result.energy.tolist(), virials, result.reasons, strict=True)
+    return [_row(energy, w, provider.system.n_particles, reason) for energy, w, reason in found]
 
 
 def _row(energy: float, virial: float | None, n: int, reason: str | None) -> dict[str, Any]:
