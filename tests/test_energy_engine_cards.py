@@ -98,11 +98,19 @@ def test_an_openmm_system_beside_its_card(tmp_path):
         ({"kind": "tblite", "method": "GFN3-xTB"}, "method"),
         ({"kind": "ase", "calculator": "emtt"}, "did you mean"),
         ({"kind": "ase", "calculater": "emt"}, "calculater"),
+        (
+            {"kind": "ase", "calculator": "emt", "parameters": {"asap_cutof": True}},
+            "calculator 'emt': unknown keyword 'asap_cutof': did you mean 'asap_cutoff'",
+        ),
+        ({"kind": "tblite", "method": "GFN2-xTB", "multiplicity": 2}, "multiplicity 2: the 282 electrons"),
+        ({"kind": "pyscf", "functional": "pbee", "basis": "sto-3g"}, "functional 'pbee'"),
         ({"kind": "openmm", "platform": "Abacus", "xml": "no.xml"}, "no.xml"),
+        ({"kind": "openmm"}, "key 'xml' is missing"),
     ],
 )
 def test_a_wrong_card_is_an_error_that_names_the_key(tmp_path, content, message):
-    with pytest.raises(InputError, match=message):
+    pytest.importorskip("pyscf")
+    with pytest.raises(InputError, match=rf"mine\.yaml: (?s:.*){message}"):
         open_engine(silver(), card(tmp_path, **content), relative_to=tmp_path)
 
 

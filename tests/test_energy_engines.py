@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
-from ase.calculators.calculator import CalculationFailed, Calculator
+from ase.calculators.calculator import CalculationFailed, Calculator, get_calculator_class
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.md.verlet import VelocityVerlet
@@ -251,6 +251,43 @@ def test_what_an_engine_raises_is_data():
     assert found.energy[0] == 1.0 and found.energy[3] == torch.inf and found.energy[1:3].isnan().all()
     assert found.reasons[1] == "the energy, a force or the virial is not a finite number"
     assert found.reasons[2] == "RuntimeError: no convergence" and found.reasons[3] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "wrong", "message"),
+    [
+        (
+            "emt",
+            {"asap_cutoff": True},
+            {"asap_cutof": True},
+            "unknown keyword 'asap_cutof': did you mean 'asap_cutoff'",
+        ),
+        (
+            "lj",
+            {"rc": 2.0, "ro": 1.5, "smooth": True},
+            {"sigm": 1.0, "rcut": 2.0},
+            "'sigm': did you mean 'sigma'.*'rcut'",
+        ),
+        ("morse", {"epsilon": 2.0, "rho0": 5.0}, {"rho": 5.0}, "unknown keyword 'rho': did you mean .*'rho0'"),
+        ("ff", {"bonds": [object()]}, {"bonds": [object()], "angels": []}, "'angels': did you mean 'angles'"),
+        ("tersoff", {"parameters": {}, "skin": 0.1}, {"parameters": {}, "skim": 0.1}, "'skim': did you mean 'skin'"),
+    ],
+)
+def test_misspelt_keywords_that_ase_drops_are_refused(name, good, wrong, message):
+    """ASE itself takes them without a word: the reason for the check."""
+    ase_calculator(name, good)
+    get_calculator_class(name)(**wrong)
+    with pytest.raises(InputError, match=f"ASE calculator '{name}': .*{message}"):
+        ase_calculator(name, wrong)
+
+
+def test_keywords_that_ase_warns_of_or_refuses_are_refused():
+    with pytest.raises(InputError, match=r"'dftd3' with .*unknown keywords: dampin"):
+        ase_calculator("dftd3", {"xc": "pbe", "dampin": "bj"})
+    assert ase_calculator("dftd3", {"xc": "pbe", "damping": "bj"}).dftd3.parameters["damping"] == "bj"
+    for name in ("eam", "tip3p", "turbomole"):
+        with pytest.raises(InputError, match="colour"):
+            ase_calculator(name, {"colour": 1})
 
 
 def test_wrong_engines_are_named(monkeypatch):

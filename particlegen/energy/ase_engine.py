@@ -1,6 +1,8 @@
 """ASE both ways: any ASE calculator as an energy provider, and any provider as an ASE calculator."""
 
+import inspect
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -30,24 +32,49 @@ __all__ = ["ASEEnergy", "ProviderCalculator", "ase_calculator"]
 
 _CELL_TOLERANCE = 1e-9
 
+_SILENT = ("emt", "ff", "lj", "morse", "tersoff")
+"""Calculators that drop unknown keywords without a word; signature and `default_parameters` name all that they read."""
+_DROPPED = "WARNING: Ignoring the following unknown keywords"
+"""How a calculator's warning begins that keywords were dropped."""
+
 
 def ase_calculator(name: str, parameters: Mapping[str, Any] | None = None) -> Calculator:
     """The ASE calculator registered under `name`, made with `parameters`.
 
+    Keywords that it does not know are refused where ASE lets one know which it does; the docs on engines say where.
+
     Raises:
-        InputError: no such name, the program or package behind it is missing, or parameters that it refuses.
+        InputError: no such name, the program or package behind it is missing, or parameters that it refuses or drops.
 
     >>> type(ase_calculator("emt")).__name__
     'EMT'
     """
     if name not in registered_names:
         raise InputError(f"ASE calculator {name!r} is not registered with ASE: {near_matches(name, registered_names)}")
+    keywords = dict(parameters or {})
     try:
-        return get_calculator_class(name)(**(parameters or {}))
+        kind = get_calculator_class(name)
+        if name in _SILENT:
+            _check_keywords(name, kind, keywords)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=_DROPPED)
+            return kind(**keywords)
+    except InputError:
+        raise
     except ImportError as error:
         raise InputError(f"ASE calculator {name!r} cannot be imported: {error}; install what it needs") from error
-    except (BadConfiguration, TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"ASE calculator {name!r} with {dict(parameters or {})}: {error}") from error
+    except (BadConfiguration, TypeError, ValueError, KeyError, NotImplementedError, RuntimeError, UserWarning) as error:
+        raise InputError(f"ASE calculator {name!r} with {keywords}: {error}") from error
+
+
+def _check_keywords(name: str, kind: type[Calculator], keywords: Mapping[str, Any]) -> None:
+    """Raises InputError for keywords that are neither in the signature nor among the default parameters."""
+    signature = inspect.signature(kind).parameters.values()
+    named = {parameter.name for parameter in signature if parameter.kind is not parameter.VAR_KEYWORD}
+    known = sorted(named | set(kind.default_parameters))
+    unknown = [f"unknown keyword {key!r}: {near_matches(key, known)}" for key in keywords if key not in known]
+    if unknown:
+        raise InputError(f"ASE calculator {name!r}: {'; '.join(unknown)}")
 
 
 def _atoms(system: ParticleSystem, elements: Mapping[str, str], positions: np.ndarray) -> ase.Atoms:

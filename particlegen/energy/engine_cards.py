@@ -1,7 +1,8 @@
 """Engine cards: an energy engine and its settings by name, and the engine that a card asks for."""
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -102,21 +103,35 @@ def open_engine(
     if kind == "ase":
         section = parse_section(ASECard, card.data, where)
         symbols = {species: section.elements.get(species, species) for species in system.species_names}
-        return ASEEnergy(system, section.calculator, symbols, parameters=section.parameters)
+        with _naming(card):
+            return ASEEnergy(system, section.calculator, symbols, parameters=section.parameters)
     if kind == "tblite":
         settings = parse_section(TbliteCard, card.data, where).model_dump(exclude={*_EngineCard.model_fields, "kind"})
-        return xtb_energy(system, **settings)
+        with _naming(card):
+            return xtb_energy(system, **settings)
     if kind == "pyscf":
-        return PySCFEnergy(system, parse_section(PySCFSettings, card.data, where))
+        level = parse_section(PySCFSettings, card.data, where)
+        with _naming(card):
+            return PySCFEnergy(system, level)
     return _plugin(system, card)
 
 
+@contextmanager
+def _naming(card: Card) -> Iterator[None]:
+    """What an engine refuses was asked for by a card: the error names it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{card.path}: {error}") from error
+
+
 def _openmm(system: ParticleSystem, section: OpenMMCard, potential: PairPotential | None, card: Card) -> OpenMMEnergy:
-    if section.xml is not None:
-        return OpenMMEnergy.of_xml(system, card.path.parent / section.xml, section.platform, section.threads)
-    if potential is None:
-        raise InputError(f"{card.path}: key 'xml' is missing, and there is no pair potential to take instead; give one")
-    return OpenMMEnergy.of_pairs(system, potential, section.platform, section.threads)
+    with _naming(card):
+        if section.xml is not None:
+            return OpenMMEnergy.of_xml(system, card.path.parent / section.xml, section.platform, section.threads)
+        if potential is None:
+            raise InputError("key 'xml' is missing, and there is no pair potential to take instead; give one")
+        return OpenMMEnergy.of_pairs(system, potential, section.platform, section.threads)
 
 
 def _plugin(system: ParticleSystem, card: Card) -> EnergyProvider:
