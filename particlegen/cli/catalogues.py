@@ -23,6 +23,7 @@ ENGINES = (
     ("ASE", "ase", None),
     ("OpenMM", "openmm", "openmm"),
     ("tblite", "tblite", "xtb"),
+    ("torch-sim", "torch_sim", "torchsim"),
     ("PySCF", "pyscf", "dft"),
     ("MDTraj", "mdtraj", "mdtraj"),
     ("Parsl", "parsl", "cluster"),

@@ -20,6 +20,7 @@ from particlegen.energy.pyscf_engine import Excitations, PySCFEnergy
 from particlegen.energy.pyscf_restart import ReferenceDensity
 from particlegen.energy.pyscf_scf import SCFSolution
 from particlegen.energy.pyscf_settings import PySCFSettings, load_pyscf_settings
+from particlegen.energy.torchsim_engine import TorchSimEnergy, torchsim_model, torchsim_state
 from particlegen.energy.xtb_engine import xtb_energy
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "SCFSolution",
     "SystemSettings",
     "TorchPairEnergy",
+    "TorchSimEnergy",
     "ase_calculator",
     "build_system",
     "canonical_frame",
@@ -62,5 +64,7 @@ __all__ = [
     "load_pyscf_settings",
     "open_engine",
     "settings_hash",
+    "torchsim_model",
+    "torchsim_state",
     "xtb_energy",
 ]

@@ -1,5 +1,7 @@
 """Electrons of molecules: how many, and which multiplicities they can have."""
 
+from collections.abc import Mapping
+
 from ase.data import atomic_numbers
 
 from particlegen.settings import InputError
@@ -8,18 +10,24 @@ from particlegen.system import ParticleSystem
 __all__ = ["electrons_and_unpaired", "nuclear_charges"]
 
 
-def nuclear_charges(system: ParticleSystem) -> tuple[int, ...]:
+def nuclear_charges(system: ParticleSystem, elements: Mapping[str, str] | None = None) -> tuple[int, ...]:
     """Nuclear charge of every particle, from species that are named by chemical symbols.
+
+    Args:
+        system: the particles.
+        elements: chemical symbol of every species whose name is none.
 
     Raises:
         InputError: species that are no chemical elements.
     """
-    unknown = [name for name in system.species_names if atomic_numbers.get(name, 0) < 1]
+    symbols = [(elements or {}).get(name, name) for name in system.species_names]
+    unknown = [symbol for symbol in symbols if atomic_numbers.get(symbol, 0) < 1]
     if unknown:
         raise InputError(
-            f"system {system.name!r}: no chemical symbols: {', '.join(unknown)}; name its species by their elements"
+            f"system {system.name!r}: no chemical symbols: {', '.join(unknown)}; name its species by their elements, "
+            "or state 'elements' where the engine takes them"
         )
-    return tuple(int(atomic_numbers[system.species_names[s]]) for s in system.species)
+    return tuple(int(atomic_numbers[symbols[s]]) for s in system.species)
 
 
 def electrons_and_unpaired(system: ParticleSystem, charge: int, multiplicity: int | None) -> tuple[int, int]:
