@@ -65,6 +65,16 @@ class FlatTorus:
         """The exponential map: the point reached from `x` along `v`, wrapped into the box. Shapes `(..., dim)`."""
         return self.wrap(x + v)
 
+    def images(self, reach: float) -> Float[Tensor, "image dim"]:
+        """Lattice vectors, 0 first, that lead from nearest displacements to every image within `reach`; float64.
+
+        >>> FlatTorus((2.0, 2.0)).images(1.0).tolist(), len(FlatTorus((2.0, 2.0)).images(1.1))
+        ([[0.0, 0.0]], 9)
+        """
+        counts = [math.ceil(reach / length + 0.5) - 1 for length in self.lengths]
+        cells = sorted(itertools.product(*(range(-n, n + 1) for n in counts)), key=lambda cell: cell != (0,) * self.dim)
+        return torch.tensor(cells, dtype=torch.float64) * torch.tensor(self.lengths, dtype=torch.float64)
+
     def uniform(self, shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
         """Uniform positions `(*shape, dim)`, drawn on the generator's device."""
         u = torch.rand(*shape, self.dim, generator=generator, dtype=dtype, device=generator.device)
@@ -120,6 +130,9 @@ class FreeSpace:
 
     def shift(self, x: Tensor, v: Tensor) -> Tensor:
         return x + v
+
+    def images(self, reach: float) -> Float[Tensor, "image dim"]:
+        return torch.zeros(1, self.dim, dtype=torch.float64)
 
 
 Geometry = FlatTorus | FreeSpace

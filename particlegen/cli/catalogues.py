@@ -25,6 +25,8 @@ ENGINES = (
     ("tblite", "tblite", "xtb"),
     ("torch-sim", "torch_sim", "torchsim"),
     ("PySCF", "pyscf", "dft"),
+    ("e3nn", "e3nn", "learned"),
+    ("torch-geometric", "torch_geometric", "learned"),
     ("MDTraj", "mdtraj", "mdtraj"),
     ("Parsl", "parsl", "cluster"),
 )

@@ -1,18 +1,22 @@
-"""Torus graph networks: velocity fields with the symmetries of a particle system."""
+"""Graph networks with the symmetries of particles: velocity fields on the torus, and energies of learned potentials."""
 
 from particlegen.networks.features import TorusFeatures, as_features, as_rows, smooth_displacement
 from particlegen.networks.hollow import HollowNetwork
+from particlegen.networks.potential import PotentialNetwork, PotentialSettings, build_potential_network
 from particlegen.networks.settings import NetworkSettings, VelocityNetwork, build_network
 from particlegen.networks.standard import StandardNetwork
 
 __all__ = [
     "HollowNetwork",
     "NetworkSettings",
+    "PotentialNetwork",
+    "PotentialSettings",
     "StandardNetwork",
     "TorusFeatures",
     "VelocityNetwork",
     "as_features",
     "as_rows",
     "build_network",
+    "build_potential_network",
     "smooth_displacement",
 ]
