@@ -48,6 +48,8 @@ class TrainingSettings(Section):
         clip: largest norm of the gradient.
         validation: frames set aside for the validation loss.
         validate_every: steps between validations.
+        optimiser: `muon` for the matrices and Adam for all else, or `adam` for all: Muon fits faster, Adam generalises
+            better from a few hundred labels.
         patience: validations without improvement after which training stops; 0 never stops early.
         precision: `bfloat16` computes activations of training at half precision (faster on recent CPUs and GPUs).
         compile: compile the training step with torch.compile; needs a C++ compiler and about a minute, then runs about
@@ -66,6 +68,7 @@ class TrainingSettings(Section):
     clip: Annotated[float, Field(gt=0)] = 1.0
     validation: Annotated[int, Field(ge=1)] = 1024
     validate_every: Annotated[int, Field(ge=1)] = 250
+    optimiser: Literal["muon", "adam"] = "muon"
     patience: Annotated[int, Field(ge=0)] = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
@@ -98,11 +101,11 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _optimisers(network: nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024: momentum, made orthogonal) for the matrices, Adam for all else."""
+def _optimisers(network: nn.Module, kind: Literal["muon", "adam"]) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024: momentum, made orthogonal) for the matrices if it is asked for, Adam for all else."""
     matrices, others = [], []
     for parameter in network.parameters():
-        is_matrix = parameter.ndim == 2 and min(parameter.shape) >= _MUON_LEAST
+        is_matrix = kind == "muon" and parameter.ndim == 2 and min(parameter.shape) >= _MUON_LEAST
         (matrices if is_matrix else others).append(parameter)
     muon = [torch.optim.Muon([{"params": matrices, "share": _MUON_SHARE}], weight_decay=0.0)] if matrices else []
     adam = [torch.optim.Adam([{"params": others, "share": 1.0}])] if others else []
@@ -117,20 +120,30 @@ class Trainer:
         loss: see `Loss`.
         settings: the workflow's `training` section.
         seed: the workflow's seed.
-        data: `(frames, particle, dim)` float64 on the CPU; `settings.validation` of them, at most 1/5, are set aside.
+        data: `(frames, ...)` float64 on the CPU, such as positions `(frames, particle, dim)`.
+        validation: frames of the same kind; without them `settings.validation` of the data, at most 1/5, are set aside.
 
     Raises:
         RunError: the loss stays non-finite, or the step cannot be compiled.
     """
 
-    def __init__(self, network: nn.Module, loss: Loss, settings: TrainingSettings, seed: int, data: Tensor):
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Loss,
+        settings: TrainingSettings,
+        seed: int,
+        data: Tensor,
+        validation: Tensor | None = None,
+    ):
         self.network, self.loss, self.settings, self.seed = network, loss, settings, seed
         order = torch.randperm(len(data), generator=torch_stream(seed, "training.split"))
-        held = max(1, min(settings.validation, len(data) // 5))
-        self.validation, self.data = data[order[:held]], data[order[held:]]
+        held = max(1, min(settings.validation, len(data) // 5)) if validation is None else 0
+        self.validation = data[order[:held]] if validation is None else validation
+        self.data = data[order[held:]]
         if not len(self.data):
             raise RunError("training needs at least two frames of data")
-        self.optimisers = _optimisers(network)
+        self.optimisers = _optimisers(network, settings.optimiser)
         self.average = copy.deepcopy(network).requires_grad_(False)
         self.best = copy.deepcopy(self.average.state_dict())
         self._compiled = cast(nn.Module, torch.compile(network)) if settings.compile else network

@@ -51,7 +51,8 @@ def citations(workflow: Workflow, built: BuiltSystem, cards: Sequence[Card]) -> 
     """
     keys = ["interpolant", "flow matching", "r_hat", "pareto_k"]
     keys += [workflow.network.kind] if workflow.network.kind == "hollow" else []
-    keys += ["muon"] if not isinstance(workflow.training, PretrainedSettings) else []
+    training = workflow.training
+    keys += ["muon"] if not isinstance(training, PretrainedSettings) and training.optimiser == "muon" else []
     keys += ["hutchinson"] if workflow.generation.likelihood == "hutchinson" else []
     keys += [workflow.reference.sampler] if workflow.reference.sampler in METHOD_CITATIONS else []
     keys += ["freud"] if {"rdf", "structure_factor"} & set(workflow.estimates.observables) else []
