@@ -12,7 +12,17 @@ from particlegen.energy.fingerprint import Reproducible, geometry_hash, settings
 from particlegen.energy.formulas import PairPotential, even_power_energy
 from particlegen.energy.label import Label
 from particlegen.energy.label_files import export_labels, import_labels
+from particlegen.energy.label_sets import LabelSet
 from particlegen.energy.labels import LabelStore, LabelSummary
+from particlegen.energy.learned import Committee, Disagreement, LearnedModel, LearnedPotential
+from particlegen.energy.learned_card import LearnedCard, save_learned
+from particlegen.energy.learned_training import (
+    LearnedErrors,
+    LearnedSettings,
+    PotentialTraining,
+    learned_errors,
+    train_potential,
+)
 from particlegen.energy.openmm_engine import OpenMMEnergy
 from particlegen.energy.pair import TorchPairEnergy
 from particlegen.energy.provider import Counted, EnergyProvider, EnergyResult, Ledger, LedgerEntry
@@ -28,19 +38,28 @@ __all__ = [
     "BuiltSystem",
     "Cached",
     "CanonicalFrame",
+    "Committee",
     "Counted",
+    "Disagreement",
     "Distributed",
     "EnergyProvider",
     "EnergyResult",
     "Excitations",
     "Label",
+    "LabelSet",
     "LabelStore",
     "LabelSummary",
+    "LearnedCard",
+    "LearnedErrors",
+    "LearnedModel",
+    "LearnedPotential",
+    "LearnedSettings",
     "Ledger",
     "LedgerEntry",
     "LinearEnergy",
     "OpenMMEnergy",
     "PairPotential",
+    "PotentialTraining",
     "ProviderCalculator",
     "PySCFEnergy",
     "PySCFSettings",
@@ -61,10 +80,13 @@ __all__ = [
     "import_labels",
     "lambda_derivative",
     "lambda_path",
+    "learned_errors",
     "load_pyscf_settings",
     "open_engine",
+    "save_learned",
     "settings_hash",
     "torchsim_model",
     "torchsim_state",
+    "train_potential",
     "xtb_energy",
 ]

@@ -13,6 +13,7 @@ from particlegen.catalogue import Card
 from particlegen.energy.ase_engine import ASEEnergy
 from particlegen.energy.cards import ENGINES, load_potential
 from particlegen.energy.formulas import PairPotential
+from particlegen.energy.learned_card import open_learned
 from particlegen.energy.openmm_engine import OpenMMEnergy
 from particlegen.energy.pair import TorchPairEnergy
 from particlegen.energy.provider import EnergyProvider
@@ -113,6 +114,8 @@ def open_engine(
         level = parse_section(PySCFSettings, card.data, where)
         with _naming(card):
             return PySCFEnergy(system, level)
+    if kind == "learned":
+        return open_learned(system, card)
     return _plugin(system, card)
 
 

@@ -1,0 +1,144 @@
+"""Cards of learned potentials: trained weights as safetensors, and the YAML that says what they are."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
+
+from particlegen.catalogue import Card
+from particlegen.energy.learned import Committee, LearnedModel, LearnedPotential
+from particlegen.energy.learned_training import LearnedErrors
+from particlegen.io import atomic
+from particlegen.io.checkpoint import load_weights, save_weights
+from particlegen.networks import build_potential_network
+from particlegen.settings import InputError
+from particlegen.system import ParticleSystem
+from particlegen.validation import parse_section
+
+__all__ = ["LearnedCard", "open_learned", "save_learned"]
+
+_CITATIONS = {
+    "e3nn": (
+        "S. Batzner et al., Nat. Commun. 13, 2453 (2022)",
+        "M. Geiger, T. Smidt, e3nn: Euclidean neural networks, arXiv:2207.09453 (2022)",
+    ),
+    "moments": ("A. V. Shapeev, Multiscale Model. Simul. 14, 1153 (2016)",),
+}
+_RADIAL_CITATION = "J. Gasteiger, J. Groß, S. Günnemann, arXiv:2003.03123 (2020)"
+
+
+class LearnedCard(LearnedModel):
+    """`kind: learned`: the keys of `LearnedModel`, and where the weights are.
+
+    Attributes:
+        weights: safetensors file beside the card.
+        sha256: its checksum.
+        members: how many networks it holds.
+        held_out: errors on labels that no member saw, in the model's units.
+        trained_on: a few words on where the labels come from.
+    """
+
+    version: Literal[1]
+    kind: Literal["learned"]
+    title: str = ""
+    weights: str
+    sha256: str
+    members: Annotated[int, Field(ge=1)]
+    held_out: dict[str, float | None] | None = None
+    trained_on: str = ""
+    citations: tuple[str, ...] = Field(min_length=1)
+
+
+def save_learned(
+    output: str | Path,
+    potential: LearnedPotential | Committee,
+    errors: LearnedErrors | None = None,
+    trained_on: str = "",
+    citations: Sequence[str] = (),
+) -> None:
+    """Write a learned potential as `NAME.yaml` and `NAME.safetensors`; `open_engine(system, "NAME.yaml")` opens it.
+
+    Args:
+        output: the card.
+        potential: one network or a committee.
+        errors: on labels held out, see `train_potential`.
+        trained_on: a few words on where the labels come from.
+        citations: of the labels' level of theory; those of the network are added.
+
+    Raises:
+        InputError: a file exists, or the name does not end in .yaml.
+        RunError: the disk is full.
+    """
+    output = Path(output)
+    target = output.with_suffix(".safetensors")
+    if output.suffix != ".yaml":
+        raise InputError(f"{output}: the card of a learned potential ends in .yaml")
+    for file in (output, target):
+        if file.exists():
+            raise InputError(f"{file} exists already; choose another name")
+    members = potential.members if isinstance(potential, Committee) else (potential,)
+    tensors = {f"{k}.{name}": v for k, one in enumerate(members) for name, v in one.network.state_dict().items()}
+    model = potential.model.model_dump(mode="json")
+    save_weights(target, tensors, model)
+    # The card below says what the JSON file would.
+    target.with_suffix(".json").unlink()
+    measured = None if errors is None else {k: v if v == v else None for k, v in asdict(errors).items()}
+    content = {
+        "version": 1,
+        "kind": "learned",
+        "title": f"learned potential of {', '.join(potential.model.species)}",
+        "weights": target.name,
+        "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
+        "members": len(members),
+        **model,
+        "held_out": measured,
+        "trained_on": trained_on,
+        "citations": [*citations, *_CITATIONS[potential.model.network.kind], _RADIAL_CITATION],
+    }
+    atomic.write_text(output, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+
+
+def open_learned(system: ParticleSystem, card: Card) -> LearnedPotential | Committee:
+    """The learned potential of a card of `kind: learned`, for any system of its species and units.
+
+    Raises:
+        InputError: a bad key, weights that are missing, damaged or of another model, a system that does not fit, or a
+            missing package.
+    """
+    section = parse_section(LearnedCard, card.data, str(card.path))
+    path = card.path.parent / section.weights
+    if not path.resolve().is_relative_to(card.path.parent.resolve()):
+        raise InputError(f"{card.path}: key 'weights': {section.weights!r} leads outside the card's folder")
+    if not path.is_file():
+        raise InputError(f"{card.path}: key 'weights': {section.weights!r} is not there; restore it beside the card")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != section.sha256:
+        raise InputError(f"{path}: damaged, its checksum is not the card's; restore the file")
+    tensors, saved = load_weights(path)
+    model = LearnedModel.model_validate(section.model_dump(include=set(LearnedModel.model_fields)))
+    _check_same(saved, model.model_dump(mode="json"), card.path)
+    members = []
+    for number in range(section.members):
+        network = build_potential_network(model.network, len(model.species))
+        own = {k.removeprefix(f"{number}."): v for k, v in tensors.items() if k.startswith(f"{number}.")}
+        try:
+            network.load_state_dict(own)
+        except RuntimeError as error:
+            raise InputError(
+                f"{path}: the weights are not those of {section.members} such networks; their layers may be those of "
+                "another version of particlegen: train anew, or use the version that made them"
+            ) from error
+        members.append(LearnedPotential(system, model, network))
+    return Committee(members) if len(members) > 1 else members[0]
+
+
+def _check_same(saved: dict[str, Any], stated: dict[str, Any], path: Path) -> None:
+    changed = sorted(key for key in {**saved, **stated} if saved.get(key) != stated.get(key))
+    if changed:
+        raise InputError(
+            f"{path}: differs from what its weights were trained as in {', '.join(map(repr, changed))}; the card was "
+            "edited: restore it"
+        )
