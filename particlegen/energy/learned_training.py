@@ -24,7 +24,14 @@ _STAGE = "learned"
 
 def _training() -> TrainingSettings:
     return TrainingSettings(
-        batch=16, steps=2000, learning_rate=1e-2, warm_up=100, ema=0.99, validate_every=100, optimiser="adam"
+        batch=16,
+        steps=3000,
+        learning_rate=1e-2,
+        warm_up=100,
+        ema=0.99,
+        validation=16,
+        validate_every=100,
+        optimiser="adam",
     )
 
 

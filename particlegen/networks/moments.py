@@ -27,18 +27,19 @@ class _MomentRound(nn.Module):
         weights = self.radial(basis) * self.send(h)[:, None, sender]
         moments = weights.transpose(-1, -2) @ shapes / _CROWD
         scalar, vector, tensor = (
-            mix(part.transpose(-1, -2)) for mix, part in zip(self.mix, moments.split((1, 3, 9), -1), strict=True)
+            mix(part.transpose(-1, -2)) for mix, part in zip(self.mix, moments.split((1, 3, 6), -1), strict=True)
         )
-        tensor = tensor.unflatten(2, (3, 3))
-        along = (tensor * vector[:, :, None]).sum(3)
-        squared = (tensor[:, :, :, :, None] * tensor[:, :, None]).sum(3)
+        xx, yy, zz, xy, xz, yz = tensor.unbind(2)
+        x, y, z = vector.unbind(2)
+        along_x, along_y, along_z = xx * x + xy * y + xz * z, xy * x + yy * y + yz * z, xz * x + yz * y + zz * z
+        square_xy, square_xz, square_yz = xy * xy, xz * xz, yz * yz
         invariants = [
             scalar[:, :, 0],
-            vector.square().sum(2),
-            tensor.square().sum((2, 3)),
-            (vector * along).sum(2),
-            along.square().sum(2),
-            (squared * tensor).sum((2, 3)),
+            x * x + y * y + z * z,
+            xx * xx + yy * yy + zz * zz + 2.0 * (square_xy + square_xz + square_yz),
+            x * along_x + y * along_y + z * along_z,
+            along_x * along_x + along_y * along_y + along_z * along_z,
+            xx * (yy * zz - square_yz) - yy * square_xz - zz * square_xy + 2.0 * xy * xz * yz,
         ]
         return h + self.update(torch.cat([h, *invariants], -1))
 
@@ -47,8 +48,8 @@ class MomentNetwork(nn.Module):
     """Energies of particles from moments of their surroundings; a `PotentialNetwork`.
 
     In every round, a particle's neighbours add up to a scalar, a vector and a traceless tensor per channel, weighted by
-    learned functions of distance and by their own state. The invariants of these (up to vTTv and tr T³, that is, up
-    to five bodies a round) enter its next state. Moments as in Shapeev 2016, Eq. 6, with learned states in place of
+    learned functions of distance and by their own state. The invariants of these (v², T:T, vTv, vTTv, det T: up to five
+    bodies a round) enter its next state. Moments as in Shapeev 2016, Eq. 6, with learned states in place of
     products of moments.
 
     Args:
@@ -76,8 +77,9 @@ class MomentNetwork(nn.Module):
         r, others = pair_distances(delta)
         basis = self.basis(r) * others[..., None]
         unit = delta / r[..., None]
-        quadrupole = unit[..., :, None] * unit[..., None, :] - torch.eye(3).to(unit) / 3
-        shapes = torch.cat([torch.ones_like(r)[..., None], unit, quadrupole.flatten(-2)], -1)
+        x, y, z = unit.unbind(-1)
+        quadrupole = [x * x - 1 / 3, y * y - 1 / 3, z * z - 1 / 3, x * y, x * z, y * z]
+        shapes = torch.stack([torch.ones_like(r), x, y, z, *quadrupole], -1)
         sender = torch.arange(images, device=delta.device) % n
         h = self.species(kinds).expand(len(delta), n, -1)
         for step in self.rounds:
