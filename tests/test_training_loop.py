@@ -261,3 +261,28 @@ def test_validation_frames_are_set_aside():
 def test_settings_refuse(wrong, named):
     with pytest.raises(ValueError, match=named):
         TrainingSettings(**wrong)
+
+
+def test_the_optimiser_is_a_choice():
+    runs = {name: torus_trainer(optimiser=name) for name in ("muon", "adam")}
+    kinds = {name: [type(one).__name__ for one in run.optimisers] for name, run in runs.items()}
+    assert kinds == {"muon": ["Muon", "Adam"], "adam": ["Adam"]}
+    for run in runs.values():
+        list(run.run())
+    assert content(runs["muon"])[0] != content(runs["adam"])[0]
+
+
+def test_validation_frames_may_be_given():
+    """Then all data are trained on, and the validation loss is that of the frames given."""
+
+    def plain(network, batch, generator):
+        return (network.value - batch).square().mean()
+
+    frames = DATA[:7] + 5.0
+    settings = TrainingSettings(steps=4, batch=8, validate_every=2, warm_up=2, learning_rate=0.1)
+    given = Trainer(Line(), plain, settings, 5, DATA, frames)
+    assert {x.numpy().tobytes() for x in given.data} == {x.numpy().tobytes() for x in DATA}
+    reports = list(given.run())
+    expected = (given.average.value - frames).square().mean()
+    assert reports[-1].validation_loss == pytest.approx(float(expected.detach()))
+    assert len(trainer().data) == 48 and len(trainer().validation) == 12
