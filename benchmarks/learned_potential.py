@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -138,6 +139,27 @@ def shares(kind: str, x: torch.Tensor) -> list[dict]:
     return [{"operation": row.key, "share": row.self_cpu_time_total / total, "calls": row.count} for row in rows[:12]]
 
 
+def parts_of_e3nn(x: torch.Tensor) -> dict[str, float]:
+    """Shares of the forward pass by part of the network, and backward over forward; one thread, CPU time."""
+    network, kinds = fresh("e3nn").network, torch.zeros(x.shape[1], dtype=torch.int64)
+    spent, begun = Counter(), {}
+    for step in network.rounds:
+        for name in ("send", "product", "weights", "receive", "keep", "gate"):
+            part = getattr(step, name)
+            part.register_forward_pre_hook(lambda *_, name=name: begun.__setitem__(name, time.process_time()))
+            part.register_forward_hook(lambda *_, name=name: spent.update({name: time.process_time() - begun[name]}))
+    for repeat in range(12):
+        if repeat == 2:  # the first passes allocate
+            spent.clear()
+        delta = (x[:, None] - x[:, :, None]).requires_grad_()
+        start = time.process_time()
+        energy = network(delta, kinds).sum()
+        half = time.process_time()
+        torch.autograd.grad(energy, delta)
+        spent.update({"forward": half - start, "backward": time.process_time() - half})
+    return {name: seconds / spent["forward"] for name, seconds in spent.most_common() if name != "forward"}
+
+
 def learning(kind: str, labels: LabelSet, counts: tuple[int, ...], steps: int | None) -> list[dict]:
     """Errors of one network, trained by default settings on the first so many labels, on the last `TEST`."""
     settings = LearnedSettings(network=PotentialSettings(kind=kind), committee=1, held_out=0.0)  # pyright: ignore[reportArgumentType]
@@ -183,6 +205,7 @@ def main() -> None:
         "parameters": {kind: sum(p.numel() for p in fresh(kind).network.parameters()) for kind in KINDS},
         "energies_with_forces_per_second": {kind: speed(kind, x, seconds) for kind in KINDS},
         "time_of_e3nn": shares("e3nn", x[:1024]),
+        "parts_of_e3nn_over_forward": parts_of_e3nn(x[:256]),
         "time_of_moments": shares("moments", x[:1024]),
         "error_per_label": {kind: learning(kind, labels, counts, steps) for kind in KINDS},
     }

@@ -12,12 +12,9 @@ from torch.nn.functional import one_hot, silu
 from torch_geometric.nn import MessagePassing
 
 from particlegen.networks.layers import mlp
-from particlegen.networks.radial import RadialBasis
+from particlegen.networks.radial import CROWD, RadialBasis
 
 __all__ = ["InteractionNetwork"]
-
-_CROWD = 8.0**0.5
-"""Root of a usual number of neighbours, which sums over neighbours are divided by."""
 
 
 def _irreps(content: Any) -> Any:
@@ -56,7 +53,7 @@ class _Interaction(MessagePassing):
 
     def forward(self, h: Tensor, species: Tensor, edges: Tensor, basis: Tensor, harmonics: Tensor) -> Tensor:
         found = self.propagate(edges, h=self.send(h), weights=self.weights(basis), harmonics=harmonics)
-        return self.gate(self.receive(found / _CROWD) + self.keep(h, species))
+        return self.gate(self.receive(found / CROWD) + self.keep(h, species))
 
     def message(self, h_j: Tensor, weights: Tensor, harmonics: Tensor) -> Tensor:
         return self.product(h_j, harmonics, weights)

@@ -5,12 +5,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from particlegen.networks.layers import mlp
-from particlegen.networks.radial import RadialBasis, pair_distances
+from particlegen.networks.radial import CROWD, RadialBasis, pair_distances
 
 __all__ = ["MomentNetwork"]
-
-_CROWD = 8.0**0.5
-"""Root of a usual number of neighbours, which sums over neighbours are divided by."""
 
 
 class _MomentRound(nn.Module):
@@ -25,7 +22,7 @@ class _MomentRound(nn.Module):
 
     def forward(self, h: Tensor, basis: Tensor, shapes: Tensor, sender: Tensor) -> Tensor:
         weights = self.radial(basis) * self.send(h)[:, None, sender]
-        moments = weights.transpose(-1, -2) @ shapes / _CROWD
+        moments = weights.transpose(-1, -2) @ shapes / CROWD
         scalar, vector, tensor = (
             mix(part.transpose(-1, -2)) for mix, part in zip(self.mix, moments.split((1, 3, 6), -1), strict=True)
         )

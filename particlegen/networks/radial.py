@@ -6,7 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["RadialBasis", "envelope", "pair_distances"]
+__all__ = ["CROWD", "RadialBasis", "envelope", "pair_distances"]
+
+CROWD = 8.0**0.5
+"""Root of a usual number of neighbours, which sums over neighbours are divided by."""
 
 
 def envelope(x: Tensor) -> Tensor:
