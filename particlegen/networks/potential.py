@@ -19,14 +19,14 @@ class PotentialSettings(Section):
     """The network of a learned potential.
 
     Attributes:
-        kind: `e3nn` (equivariant messages up to l = 2) or `moments` (dense, no extra package).
+        kind: `moments` (dense, fast, no extra package) or `e3nn` (equivariant messages up to l = 2).
         cutoff: distance from which on particles do not see each other, in the unit of length.
         width: length of the feature vectors.
         rounds: of message passing; each adds a cutoff to the reach and raises the body order.
         radial: number of radial functions.
     """
 
-    kind: Literal["e3nn", "moments"] = "e3nn"
+    kind: Literal["moments", "e3nn"] = "moments"
     cutoff: Annotated[float, Field(gt=0, le=1e3)] = 6.0
     width: Annotated[int, Field(ge=4, le=512)] = 16
     rounds: Annotated[int, Field(ge=1, le=6)] = 2
