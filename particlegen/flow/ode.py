@@ -49,7 +49,10 @@ class GenerationSettings(Section):
 
 @dataclass(frozen=True)
 class FlowSamples:
-    """Configurations in the box, `(n, N, dim)` float64, their log-density and an estimate of its error, `(n,)`."""
+    """Configurations in the box, `(n, N, dim)` float64, their log-density and an estimate of its error, `(n,)`.
+
+    Both are NaN where the solver got stuck: the position is where, and the sample counts without a weight.
+    """
 
     positions: Positions
     log_q: Float[Tensor, " sample"]

@@ -26,6 +26,7 @@ ROWS = (
     ("generated.forward_ess", "Forward ESS on held-out frames"),
     ("generated.pareto_k", "Pareto k of the weights"),
     ("generated.discard_fraction", "Discard fraction of raw samples"),
+    ("generated.stuck", "Share of trajectories that the solver gave up"),
     ("generated.log_q_error", "Error of log q by the solver"),
     ("reference.r_hat", "R-hat of the reference chains"),
     ("reference.statistical_inefficiency", "Statistical inefficiency of the reference"),

@@ -106,6 +106,7 @@ def _generated(job: Job) -> tuple[dict[str, Estimate], dict[str, Estimate], dict
     if not np.isfinite(log_w).any():
         raise RunError("estimates: no sample has any weight, the flow misses the system entirely; train it longer")
     log_q_error = store.read("generated", "log_q_error")
+    stuck = float(np.isnan(log_q_error).mean())
     reference = store.read("reference", "energy")
     rule = "ipl" if job.built.potential.name.startswith("ipl") else "gaussian"
     discard = float(estimate.discard_fraction(energy, reference, rule))
@@ -115,16 +116,18 @@ def _generated(job: Job) -> tuple[dict[str, Estimate], dict[str, Estimate], dict
     generated = {
         "n_samples": _count(len(log_w)),
         "discard_fraction": Estimate(discard, (discard * (1 - discard) / len(energy)) ** 0.5, "", f"rule: {rule}"),
+        "stuck": Estimate(stuck, (stuck * (1 - stuck) / len(energy)) ** 0.5, "", "share of samples without log q"),
         "ess_per_sample": Estimate(estimate.ess_per_sample(log_w), nan, "", "(sum w)^2 / (n sum w^2)"),
         "pareto_k": Estimate(k, nan, "", "Pareto smoothed importance sampling"),
-        "log_q_error": Estimate(float(np.median(log_q_error)), nan, "", "median |error of log q|"),
+        "log_q_error": Estimate(float(np.nanmedian(log_q_error)), nan, "", "median |error of log q|"),
         "median_energy_per_particle": Estimate(float(np.median(raw)) if len(raw) else nan, nan, unit, "raw samples"),
     }
     held_out = job.load(HELD_OUT)
     if held_out and len(held_out.tensors["log_q"]):
         log_w_reference = -beta * held_out.tensors["energy"].numpy() - held_out.tensors["log_q"].numpy()
-        count = len(log_w_reference)
-        method = f"{count} held-out reference frames"
+        known = np.isfinite(log_w_reference)
+        left_out = f", {(~known).sum()} without log q left out" if not known.all() else ""
+        method, log_w_reference = f"{len(known)} held-out reference frames{left_out}", log_w_reference[known]
         generated["forward_ess"] = Estimate(estimate.forward_ess(log_w_reference), nan, "", method)
     reweighted = {}
     if "energy" in settings.observables:
