@@ -65,8 +65,8 @@ def dormand_prince(
     t = torch.full((batch,), start, dtype=x.dtype, device=x.device)
     h = torch.full_like(t, sign * min(0.05, abs(end - start)))
     v, d = field(t, x, rows)
-    final_x, final_total = x.clone(), torch.zeros_like(d)
-    error, final_error = torch.zeros_like(t), torch.zeros_like(t)
+    final_x, final_total = x.clone(), torch.full_like(d, torch.nan)
+    error, final_error = torch.zeros_like(t), torch.full_like(t, torch.nan)
     total = torch.zeros_like(d)
     for _ in range(_MOST_STEPS):
         velocities, divergences = [v], [d]
@@ -93,16 +93,13 @@ def dormand_prince(
         d = torch.where(keep, divergences[-1], d)
         left = end - t
         finished = left.abs() < 1e-12
-        for ended, integral, off in ((finished, total, error), (lost, total * torch.nan, error * torch.nan)):
-            final_x[rows[ended]], final_total[rows[ended]] = x[ended], integral[ended]
-            final_error[rows[ended]] = off[ended]
+        final_x[rows] = x
+        final_total[rows[finished]], final_error[rows[finished]] = total[finished], error[finished]
         go = ~(finished | lost)
         if not go.any():
             break
         h = torch.where((h * factor).abs() > left.abs(), left, h * factor)
         t, h, x, v, d, total, error, rows = (a[go] for a in (t, h, x, v, d, total, error, rows))
-    else:
-        final_x[rows], final_total[rows], final_error[rows] = x, torch.nan, torch.nan
     if batch and final_error.isnan().all():
         raise ArithmeticError(
             f"dormand_prince: every trajectory needs more than {_MOST_STEPS} steps, or its velocity is not finite; "
