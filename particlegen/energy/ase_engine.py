@@ -28,7 +28,7 @@ from particlegen.settings import InputError
 from particlegen.system import ParticleSystem
 from particlegen.validation import near_matches
 
-__all__ = ["ASEEnergy", "ProviderCalculator", "ase_calculator"]
+__all__ = ["ASEEnergy", "ProviderCalculator", "ase_calculator", "in_box_of"]
 
 _CELL_TOLERANCE = 1e-9
 
@@ -199,6 +199,14 @@ class ASEEnergy:
         return Frame(energy, forces if "forces" in want else None, virial)
 
 
+def in_box_of(system: ParticleSystem, atoms: ase.Atoms) -> bool:
+    """Whether atoms have the box and the periodicity of a system."""
+    lengths = np.array(getattr(system.geometry, "lengths", ()))
+    box = atoms.cell.array[: len(lengths), : len(lengths)]
+    same = np.allclose(box, np.diag(lengths), rtol=_CELL_TOLERANCE, atol=0.0)
+    return atoms.pbc.tolist() == [axis < len(lengths) for axis in range(3)] and same
+
+
 class ProviderCalculator(Calculator):
     """An energy provider as an ASE calculator, so that `ase.optimize` and `ase.md` run on it.
 
@@ -223,11 +231,8 @@ class ProviderCalculator(Calculator):
         system, found = self.provider.system, cast(ase.Atoms, self.atoms)
         if len(found) != system.n_particles:
             raise InputError(f"system {system.name!r} has {system.n_particles} particles, the atoms are {len(found)}")
-        lengths = getattr(system.geometry, "lengths", ())
-        box = found.cell.array[: len(lengths), : len(lengths)]
-        if found.pbc.tolist() != [axis < len(lengths) for axis in range(3)] or not np.allclose(
-            box, np.diag(lengths), rtol=_CELL_TOLERANCE, atol=0.0
-        ):
+        if not in_box_of(system, found):
+            lengths = getattr(system.geometry, "lengths", ())
             raise InputError(
                 f"system {system.name!r} has the box {lengths or 'of free space'}, the atoms have "
                 f"{found.cell.array.tolist()} with pbc {found.pbc.tolist()}; give them the system's"

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from particlegen.energy.ase_engine import in_box_of
 from particlegen.energy.fingerprint import canonical_system, geometry_hash
 from particlegen.energy.label import Label
 from particlegen.geometry import Positions
@@ -19,8 +20,6 @@ from particlegen.settings import InputError
 from particlegen.system import ParticleSystem
 
 __all__ = ["LabelSet"]
-
-_CELL_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,12 +134,9 @@ def _check_frame(system: ParticleSystem, atoms: ase.Atoms, where: str) -> None:
     expected = [elements[system.species_names[s]] for s in system.species]
     if atoms.get_chemical_symbols() != expected:
         raise InputError(f"{where}: the atoms are {atoms.symbols}, expected {ase.Atoms(expected).symbols}, in order")
-    lengths = np.array(getattr(system.geometry, "lengths", ()))
-    box = atoms.cell.array[: len(lengths), : len(lengths)]
-    if atoms.pbc.tolist() != [axis < len(lengths) for axis in range(3)] or not np.allclose(
-        box, np.diag(lengths), rtol=_CELL_TOLERANCE, atol=0.0
-    ):
+    if not in_box_of(system, atoms):
+        lengths = list(getattr(system.geometry, "lengths", ()))
         raise InputError(
             f"{where}: cell {atoms.cell.array.tolist()} with pbc {atoms.pbc.tolist()}, expected the box "
-            f"{lengths.tolist() or 'of free space'} of system {system.name!r}"
+            f"{lengths or 'of free space'} of system {system.name!r}"
         )
