@@ -101,6 +101,19 @@ def test_a_changed_engine_card_is_not_resumed(workflow, finished):
         card.write_text(before)
 
 
+def test_a_second_run_in_one_process_takes_the_card_as_it_is_now(workflow, finished):
+    card = workflow.parent / "strong.yaml"
+    before = card.read_text()
+    try:
+        card.write_text(yaml.safe_dump(STRONG | {"epsilon": [[3.0, 3.0], [3.0, 3.0]]}))
+        other = particlegen.run(workflow, out=workflow.parent / "other")
+    finally:
+        card.write_text(before)
+    engine = open_engine(finished.built.system, "strong.yaml", None, finished.relative_to)
+    x = torch.from_numpy(other.positions("reference"))
+    assert np.allclose(other.read("reference", "energy"), 1.5 * engine.evaluate(x).energy, rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

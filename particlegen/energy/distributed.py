@@ -14,7 +14,7 @@ from particlegen.events import EventSink, ignore
 from particlegen.geometry import Positions
 from particlegen.tasks import Done, Failed, TaskLimits, map_tasks
 
-__all__ = ["Distributed", "Recipe"]
+__all__ = ["Distributed", "Recipe", "made"]
 
 KEPT = 8
 """Providers that a worker keeps; the one that was longest without use goes first."""
@@ -75,14 +75,15 @@ class _Answer:
 
 
 @lru_cache(maxsize=KEPT)
-def _provider(recipe: Recipe) -> EnergyProvider:
+def made(recipe: Recipe) -> EnergyProvider:
+    """The provider of a recipe, made once in each process."""
     return recipe()
 
 
 def _evaluate(chunk: _Chunk) -> _Answer:
     """Runs in the worker."""
     ledger = Ledger()
-    provider = Counted(_provider(chunk.recipe), ledger, chunk.stage)
+    provider = Counted(made(chunk.recipe), ledger, chunk.stage)
     found = provider.evaluate(torch.from_numpy(chunk.positions.copy()).to(provider.device), chunk.want)
     return _Answer(
         energy=_array(found.energy),
@@ -135,7 +136,7 @@ class Distributed(Wrapper):
     ):
         if chunk < 1:
             raise ValueError(f"chunk has to be 1 or more, found {chunk}")
-        super().__init__(_provider(recipe))
+        super().__init__(made(recipe))
         self._recipe, self._executor, self._chunk, self._limits = recipe, executor, chunk, limits
         self._ledger, self._stage, self._events = ledger, stage, events
 
