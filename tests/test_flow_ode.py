@@ -8,7 +8,7 @@ from scipy import stats
 from torch import nn
 
 from particlegen.flow import FlowSamples, GenerationSettings, ODEFlow
-from particlegen.flow.solvers import runge_kutta_4
+from particlegen.flow.solvers import dormand_prince, runge_kutta_4
 from particlegen.geometry import FlatTorus
 from particlegen.networks import NetworkSettings, build_network
 from particlegen.system import ParticleSystem
@@ -192,6 +192,26 @@ def test_the_error_of_log_q_is_honest(steps):
         off, stated = (samples.log_q - truth).abs(), samples.log_q_error
         assert (off <= 3 * stated + 1e-9).double().mean() > 0.8
         assert 0.1 < float(off.square().mean().sqrt() / stated.square().mean().sqrt()) < 3
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
+def test_the_error_of_log_q_by_adaptive_steps_is_honest(tolerance):
+    settings = {"lengths": (2.0, 2.0), "species": (0, 0, 1), "boost": 40.0, "solver": "dopri5"}
+    flow = network_flow(**settings, tolerance=tolerance)
+    samples = flow.sample(100, torch.Generator().manual_seed(4))
+    fine = network_flow(**settings, tolerance=tolerance / 1000).sample(100, torch.Generator().manual_seed(4))
+    base = flow.system.torus.uniform((100, 3), torch.Generator().manual_seed(4))
+    off = (samples.log_q - fine.log_q).abs()
+
+    def ratio(stated):
+        return float(off.square().mean().sqrt() / stated.square().mean().sqrt())
+
+    def field(t, y, rows):
+        v, divergence = flow.network.with_divergence(t, y)
+        return v, divergence[:, None]
+
+    assert 0.3 < ratio(samples.log_q_error) < 3
+    assert ratio(dormand_prince(field, base, 0.0, 1.0, tolerance)[2]) > 3  # what the embedded error alone would state
 
 
 def test_the_bias_of_random_probes_is_shown_and_removed():

@@ -46,13 +46,13 @@ def runge_kutta_4(field: Field, x: Tensor, start: float, end: float, steps: int)
 
 
 def dormand_prince(
-    field: Field, x: Tensor, start: float, end: float, tolerance: float
+    field: Field, x: Tensor, start: float, end: float, tolerance: float | Float[Tensor, " batch"]
 ) -> tuple[Tensor, Tensor, Float[Tensor, " batch"]]:
     """End points, ∫ div dt and its accumulated embedded error, every trajectory with a step size of its own.
 
     Args:
         tolerance: largest embedded error a step, for positions (root mean square over coordinates, in lengths) and for
-            the mean divergence integral alike.
+            the mean divergence integral alike; one for all trajectories or one for each.
 
     A trajectory whose velocity stops being finite, or that needs more than 1,000 steps, stays where it is; its integral
     and error are NaN.
@@ -63,6 +63,7 @@ def dormand_prince(
     batch, sign = len(x), 1.0 if end > start else -1.0
     rows = torch.arange(batch, device=x.device)
     t = torch.full((batch,), start, dtype=x.dtype, device=x.device)
+    tolerance = torch.as_tensor(tolerance, dtype=x.dtype, device=x.device).expand(batch)
     h = torch.full_like(t, sign * min(0.05, abs(end - start)))
     v, d = field(t, x, rows)
     final_x, final_total = x.clone(), torch.full_like(d, torch.nan)
@@ -99,7 +100,8 @@ def dormand_prince(
         if not go.any():
             break
         h = torch.where((h * factor).abs() > left.abs(), left, h * factor)
-        t, h, x, v, d, total, error, rows = (a[go] for a in (t, h, x, v, d, total, error, rows))
+        t, h, x, v, d = (a[go] for a in (t, h, x, v, d))
+        total, error, tolerance, rows = (a[go] for a in (total, error, tolerance, rows))
     if batch and final_error.isnan().all():
         raise ArithmeticError(
             f"dormand_prince: every trajectory needs more than {_MOST_STEPS} steps, or its velocity is not finite; "
