@@ -1,19 +1,16 @@
 """Cards of learned potentials: trained weights as safetensors, and the YAML that says what they are."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 
 from particlegen.catalogue import Card
 from particlegen.energy.learned import Committee, LearnedModel, LearnedPotential
 from particlegen.energy.learned_training import LearnedErrors
-from particlegen.io import atomic
-from particlegen.io.checkpoint import load_weights, save_weights
+from particlegen.io.trained_card import load_trained_card, save_trained_card
 from particlegen.networks import build_potential_network
 from particlegen.settings import InputError
 from particlegen.system import ParticleSystem
@@ -73,33 +70,21 @@ def save_learned(
         InputError: a file exists, or the name does not end in .yaml.
         RunError: the disk is full.
     """
-    output = Path(output)
-    target = output.with_suffix(".safetensors")
-    if output.suffix != ".yaml":
-        raise InputError(f"{output}: the card of a learned potential ends in .yaml")
-    for file in (output, target):
-        if file.exists():
-            raise InputError(f"{file} exists already; choose another name")
     members = potential.members if isinstance(potential, Committee) else (potential,)
     tensors = {f"{k}.{name}": v for k, one in enumerate(members) for name, v in one.network.state_dict().items()}
     model = potential.model.model_dump(mode="json")
-    save_weights(target, tensors, model)
-    # The card below says what the JSON file would.
-    target.with_suffix(".json").unlink()
     measured = None if errors is None else {k: v if v == v else None for k, v in asdict(errors).items()}
     content = {
         "version": 1,
         "kind": "learned",
         "title": f"learned potential of {', '.join(potential.model.species)}",
-        "weights": target.name,
-        "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
         "members": len(members),
         **model,
         "held_out": measured,
         "trained_on": trained_on,
         "citations": [*citations, *_CITATIONS[potential.model.network.kind], _RADIAL_CITATION],
     }
-    atomic.write_text(output, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+    save_trained_card(Path(output), content, tensors, model)
 
 
 def open_learned(system: ParticleSystem, card: Card) -> LearnedPotential | Committee:
@@ -110,14 +95,7 @@ def open_learned(system: ParticleSystem, card: Card) -> LearnedPotential | Commi
             missing package.
     """
     section = parse_section(LearnedCard, card.data, str(card.path))
-    path = card.path.parent / section.weights
-    if not path.resolve().is_relative_to(card.path.parent.resolve()):
-        raise InputError(f"{card.path}: key 'weights': {section.weights!r} leads outside the card's folder")
-    if not path.is_file():
-        raise InputError(f"{card.path}: key 'weights': {section.weights!r} is not there; restore it beside the card")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != section.sha256:
-        raise InputError(f"{path}: damaged, its checksum is not the card's; restore the file")
-    tensors, saved = load_weights(path)
+    tensors, saved = load_trained_card(card.path, section.weights, section.sha256)
     model = LearnedModel.model_validate(section.model_dump(include=set(LearnedModel.model_fields)))
     _check_same(saved, model.model_dump(mode="json"), card.path)
     members = []
@@ -128,8 +106,8 @@ def open_learned(system: ParticleSystem, card: Card) -> LearnedPotential | Commi
             network.load_state_dict(own)
         except RuntimeError as error:
             raise InputError(
-                f"{path}: the weights are not those of {section.members} such networks; their layers may be those of "
-                "another version of particlegen: train anew, or use the version that made them"
+                f"{card.path.parent / section.weights}: the weights are not those of {section.members} such networks; "
+                "their layers may be those of another version of particlegen: train anew, or use the version that made them"
             ) from error
         members.append(LearnedPotential(system, model, network))
     return Committee(members) if len(members) > 1 else members[0]

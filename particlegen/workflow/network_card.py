@@ -1,16 +1,12 @@
 """Network cards: trained weights and what they are valid for, so that other workflows start from them."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import yaml
 
 from particlegen.energy import BuiltSystem, build_system
-from particlegen.io import atomic
-from particlegen.io.checkpoint import save_weights
-from particlegen.settings import InputError
+from particlegen.io.trained_card import save_trained_card
 from particlegen.workflow.manifest import citations
 from particlegen.workflow.schema import Workflow, load_workflow
 from particlegen.workflow.stage_training import filled_network, system_hash, weights_metadata
@@ -43,16 +39,7 @@ def write_card(output: Path, workflow: Workflow, built: BuiltSystem, weights: Ma
         InputError: a file exists, the name does not end in .yaml, or the weights do not fit the network.
         RunError: the disk is full.
     """
-    target = output.with_suffix(".safetensors")
-    if output.suffix != ".yaml":
-        raise InputError(f"{output}: a network card ends in .yaml")
-    for file in (output, target):
-        if file.exists():
-            raise InputError(f"{file} exists already; choose another name with -o")
     filled_network(weights, workflow.network, built, output)
-    save_weights(target, weights, weights_metadata(workflow, built))
-    # The card below says what the JSON file would.
-    target.with_suffix(".json").unlink()
     system, state = built.system, built.state
     card = {
         "version": 1,
@@ -61,8 +48,6 @@ def write_card(output: Path, workflow: Workflow, built: BuiltSystem, weights: Ma
         "system": workflow.system.model_dump(mode="json", exclude_none=True),
         "temperature": state.temperature,
         "system_hash": system_hash(built),
-        "weights": target.name,
-        "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
         "network": workflow.network.model_dump(mode="json"),
         "trained_with": {
             "seed": workflow.seed,
@@ -73,5 +58,5 @@ def write_card(output: Path, workflow: Workflow, built: BuiltSystem, weights: Ma
         },
         "citations": citations(workflow, built, ()),
     }
-    atomic.write_text(output, yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=120))
+    target = save_trained_card(output, card, weights, weights_metadata(workflow, built))
     return [f"wrote {output} and {target}", f"use it with: training: {{pretrained: {output.name}}}"]

@@ -15,6 +15,7 @@ from particlegen.energy import BuiltSystem
 from particlegen.events import Event
 from particlegen.interpolant import InterpolantLoss
 from particlegen.io.checkpoint import load_weights, save_weights
+from particlegen.io.trained_card import load_trained_card
 from particlegen.networks import HollowNetwork, NetworkSettings, StandardNetwork, build_network
 from particlegen.settings import InputError
 from particlegen.training import Trainer
@@ -99,13 +100,6 @@ def load_pretrained(
         InputError: another system or network than they were trained for, or a damaged file.
     """
     card = pretrained_card(name, relative_to)
-    path = card.path.parent / str(card.data["weights"])
-    if not path.resolve().is_relative_to(card.path.parent.resolve()):
-        raise InputError(f"{card.path}: key 'weights': {card.data['weights']!r} leads outside the card's folder")
-    if not path.is_file():
-        raise InputError(f"{card.path}: key 'weights': {path.name} is not there; restore it beside the card")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != card.data["sha256"]:
-        raise InputError(f"{path}: damaged, its checksum is not the card's; restore the file")
     if card.data["system_hash"] != system_hash(built):
         raise InputError(
             f"key 'training': {card.name!r} was trained for another system ({card.data.get('title', '?')}); "
@@ -115,8 +109,8 @@ def load_pretrained(
     if theirs != ours:
         changed = [f"{key}: {theirs.get(key)!r}" for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
         raise InputError(f"key 'network': differs from that of {card.name!r}; set {', '.join(sorted(changed))}")
-    weights, _ = load_weights(path)
-    filled_network(weights, network, built, path)
+    weights, _ = load_trained_card(card.path, str(card.data["weights"]), str(card.data["sha256"]))
+    filled_network(weights, network, built, card.path.parent / str(card.data["weights"]))
     return weights, card
 
 
