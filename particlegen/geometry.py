@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 __all__ = ["FlatTorus", "FreeSpace", "Geometry", "Positions"]
@@ -65,6 +65,10 @@ class FlatTorus:
         """The exponential map: the point reached from `x` along `v`, wrapped into the box. Shapes `(..., dim)`."""
         return self.wrap(x + v)
 
+    def contains(self, x: Positions) -> Bool[Tensor, " batch"]:
+        """Every configuration: positions outside the box stand for their images inside."""
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
+
     def images(self, reach: float) -> Float[Tensor, "image dim"]:
         """Lattice vectors, 0 first, that lead from nearest displacements to every image within `reach`; float64.
 
@@ -104,6 +108,9 @@ class FreeSpace:
     Args:
         dim: number of dimensions.
         radius: particles beyond it have zero Boltzmann weight; infinite for no confinement.
+
+    >>> FreeSpace(2, radius=1.0).contains(torch.tensor([[[0.6, 0.7]], [[0.8, 0.7]]]))
+    tensor([ True, False])
     """
 
     dim: int
@@ -130,6 +137,10 @@ class FreeSpace:
 
     def shift(self, x: Tensor, v: Tensor) -> Tensor:
         return x + v
+
+    def contains(self, x: Positions) -> Bool[Tensor, " batch"]:
+        """Which configurations have every particle within the confining sphere; not those with NaN."""
+        return (x.square().sum(2) <= self.radius**2).all(1)
 
     def images(self, reach: float) -> Float[Tensor, "image dim"]:
         return torch.zeros(1, self.dim, dtype=torch.float64)

@@ -47,16 +47,16 @@ def evaluate_frames(
         ValueError: positions of another N or dimension, or a quantity in `want` that is not offered.
     """
     check_request(system, positions, want, offered)
-    x = system.geometry.wrap(positions.detach().to("cpu", torch.float64)).numpy()
+    wrapped = system.geometry.wrap(positions.detach().to("cpu", torch.float64))
+    x, inside = wrapped.numpy(), system.geometry.contains(wrapped).tolist()
     n = len(x)
     energy, virial, forces = np.full(n, np.nan), np.full(n, np.nan), np.full(x.shape, np.nan)
     reasons: list[str | None] = [None] * n
     iterations: list[int | None] = [None] * n
-    radius = getattr(system.geometry, "radius", np.inf)
     for item, frame in enumerate(x):
         if not np.isfinite(frame).all():
             reasons[item] = "positions are not finite"
-        elif (np.square(frame).sum(-1) > radius**2).any():
+        elif not inside[item]:
             energy[item], virial[item], forces[item] = np.inf, np.inf, 0.0
         else:
             try:

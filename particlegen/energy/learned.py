@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -20,7 +20,16 @@ from particlegen.settings import InputError, Section
 from particlegen.system import ParticleSystem
 from particlegen.units import Units
 
-__all__ = ["Committee", "Disagreement", "LearnedModel", "LearnedPotential", "NetworkEnergy"]
+__all__ = [
+    "Committee",
+    "Disagreement",
+    "LearnedModel",
+    "LearnedPotential",
+    "NetworkEnergy",
+    "packed",
+    "together",
+    "unpacked",
+]
 
 _PAIRS_AT_ONCE = 1 << 13
 """Pairs per chunk: their features stay in a core's cache, and memory is bounded whatever the batch."""
@@ -163,9 +172,14 @@ class LearnedPotential:
         return self._device
 
     @property
+    def members(self) -> "tuple[LearnedPotential, ...]":
+        """Itself, as the only member of a committee of one."""
+        return (self,)
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """The model, a digest of the weights, and the versions behind the arithmetic."""
-        return _settings(self.model, [self.network])
+        return _settings(self)
 
     def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
         """Energies `(batch,)`, forces `(batch, particle, dim)`, virial `(batch,)`, all float64.
@@ -178,9 +192,8 @@ class LearnedPotential:
         check_request(self.system, positions, want)
         x = positions.to(device=self._device, dtype=torch.float64)
         finite = torch.isfinite(x).all(2).all(1)
-        radius = getattr(self.system.geometry, "radius", math.inf)
-        outside = (x.square().sum(-1) > radius**2).any(1)
         x = torch.where(finite[:, None, None], x, torch.zeros_like(x))
+        outside = ~self.system.geometry.contains(x)
         slopes, differentiated = bool({"forces", "virial"} & set(want)), x.requires_grad and torch.is_grad_enabled()
         size = max(1, _PAIRS_AT_ONCE // self._terms.pairs)
         parts = [self._terms(self.network, chunk, slopes, differentiated) for chunk in x.split(size) if len(chunk)]
@@ -190,7 +203,7 @@ class LearnedPotential:
         ok = finite & ~energy.isnan()
         if forces is not None:
             ok = ok & torch.isfinite(forces).all(2).all(1)
-        ok = ok | (finite & outside)
+        ok = ok | outside
         reasons = tuple(
             None if good else _NO_NUMBER if placed else _NOT_FINITE
             for good, placed in zip(ok.tolist(), finite.tolist(), strict=True)
@@ -264,7 +277,7 @@ class Committee:
     @property
     def settings(self) -> Mapping[str, Any]:
         """The model, a digest of all weights, and the versions behind the arithmetic."""
-        return _settings(self.model, [member.network for member in self.members])
+        return _settings(self)
 
     def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
         """Means over the members, as `LearnedPotential.evaluate`; an item fails where it fails for one of them."""
@@ -304,11 +317,27 @@ def _mean(arrays: Sequence[Tensor | None]) -> Tensor | None:
     return torch.stack(known).mean(0) if known else None
 
 
-def _settings(model: LearnedModel, networks: Sequence[nn.Module]) -> dict[str, Any]:
+def together(members: Sequence[LearnedPotential]) -> LearnedPotential | Committee:
+    """The only member, or the committee of several."""
+    return Committee(members) if len(members) > 1 else members[0]
+
+
+def packed(members: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors of all members under one set of names, `NUMBER.NAME`."""
+    return {f"{number}.{name}": value for number, own in enumerate(members) for name, value in own.items()}
+
+
+def unpacked(tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """The tensors of a member by their own names, from what `packed` returned."""
+    return {name.removeprefix(f"{number}."): v for name, v in tensors.items() if name.startswith(f"{number}.")}
+
+
+def _settings(potential: LearnedPotential | Committee) -> dict[str, Any]:
+    model, members = potential.model, potential.members
     total = hashlib.sha256()
-    for network in networks:
-        for name, value in sorted(network.state_dict().items()):
+    for member in members:
+        for name, value in sorted(member.network.state_dict().items()):
             total.update(f"{name} {tuple(value.shape)}\n".encode() + value.detach().cpu().numpy().tobytes())
     versions = {"particlegen": __version__} | {name: version(name) for name in _PACKAGES[model.network.kind]}
     content = {"model": model.model_dump(mode="json"), "weights": total.hexdigest()}
-    return {"engine": "learned", "members": len(networks), **content, "versions": versions}
+    return {"engine": "learned", "members": len(members), **content, "versions": versions}

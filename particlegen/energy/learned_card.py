@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from particlegen.catalogue import Card
-from particlegen.energy.learned import Committee, LearnedModel, LearnedPotential
+from particlegen.energy.learned import Committee, LearnedModel, LearnedPotential, packed, together, unpacked
 from particlegen.energy.learned_training import LearnedErrors
 from particlegen.io.trained_card import load_trained_card, save_trained_card
 from particlegen.networks import build_potential_network
@@ -70,8 +70,8 @@ def save_learned(
         InputError: a file exists, or the name does not end in .yaml.
         RunError: the disk is full.
     """
-    members = potential.members if isinstance(potential, Committee) else (potential,)
-    tensors = {f"{k}.{name}": v for k, one in enumerate(members) for name, v in one.network.state_dict().items()}
+    members = potential.members
+    tensors = packed(member.network.state_dict() for member in members)
     model = potential.model.model_dump(mode="json")
     measured = None if errors is None else {k: v if v == v else None for k, v in asdict(errors).items()}
     content = {
@@ -101,16 +101,16 @@ def open_learned(system: ParticleSystem, card: Card) -> LearnedPotential | Commi
     members = []
     for number in range(section.members):
         network = build_potential_network(model.network, len(model.species))
-        own = {k.removeprefix(f"{number}."): v for k, v in tensors.items() if k.startswith(f"{number}.")}
         try:
-            network.load_state_dict(own)
+            network.load_state_dict(unpacked(tensors, number))
         except RuntimeError as error:
             raise InputError(
                 f"{card.path.parent / section.weights}: the weights are not those of {section.members} such networks; "
-                "their layers may be those of another version of particlegen: train anew, or use the version that made them"
+                "their layers may be those of another version of particlegen: train anew, or use the version that made "
+                "them"
             ) from error
         members.append(LearnedPotential(system, model, network))
-    return Committee(members) if len(members) > 1 else members[0]
+    return together(members)
 
 
 def _check_same(saved: dict[str, Any], stated: dict[str, Any], path: Path) -> None:

@@ -1,7 +1,7 @@
 """Training of learned potentials: labels in, a potential or a committee with its held-out errors out."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,7 +10,15 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from particlegen.energy.label_sets import LabelSet
-from particlegen.energy.learned import Committee, LearnedModel, LearnedPotential, NetworkEnergy
+from particlegen.energy.learned import (
+    Committee,
+    LearnedModel,
+    LearnedPotential,
+    NetworkEnergy,
+    packed,
+    together,
+    unpacked,
+)
 from particlegen.energy.provider import EnergyProvider
 from particlegen.networks import PotentialSettings, build_potential_network
 from particlegen.settings import InputError, Section
@@ -166,7 +174,7 @@ class PotentialTraining:
             raise InputError("learned potential: no label has forces, and 'energy_weight' is 0; nothing can be learned")
         self.model = _fitted_model(self.labels, self.settings.network) if start is None else start.model
         self._terms = NetworkEnergy(labels.system, self.model)
-        given = _members(start)
+        given = () if start is None else start.members
         if start is not None and (start.model.network, len(given)) != (self.settings.network, self.settings.committee):
             raise InputError(
                 f"learned potential: 'start' has {len(given)} members of network {start.model.network}, the settings "
@@ -174,7 +182,7 @@ class PotentialTraining:
             )
         self.members = [self._member(k, stream_seed(seed, _STAGE, k), given) for k in range(self.settings.committee)]
 
-    def _member(self, number: int, seed: int, given: list[LearnedPotential]) -> Trainer:
+    def _member(self, number: int, seed: int, given: Sequence[LearnedPotential]) -> Trainer:
         network = build_potential_network(self.settings.network, len(self.model.species), seed)
         if given:
             network.load_state_dict(given[number].network.state_dict())
@@ -199,8 +207,7 @@ class PotentialTraining:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that `restore` needs: named tensors, and JSON-serialisable numbers."""
         states = [member.state() for member in self.members]
-        tensors = {f"{k}.{name}": value for k, (part, _) in enumerate(states) for name, value in part.items()}
-        return tensors, {"members": [metadata for _, metadata in states]}
+        return packed(tensors for tensors, _ in states), {"members": [metadata for _, metadata in states]}
 
     def restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Go on from what `state` returned.
@@ -209,8 +216,7 @@ class PotentialTraining:
             RuntimeError, ValueError: it is the state of other networks or of another number of members.
         """
         for k, (member, own) in enumerate(zip(self.members, metadata["members"], strict=True)):
-            part = {name.removeprefix(f"{k}."): v for name, v in tensors.items() if name.startswith(f"{k}.")}
-            member.restore(part, own)
+            member.restore(unpacked(tensors, k), own)
 
     def potential(self) -> LearnedPotential | Committee:
         """The averaged weights of every member at their lowest validation loss so far, as an energy provider."""
@@ -219,7 +225,7 @@ class PotentialTraining:
             network = build_potential_network(self.settings.network, len(self.model.species))
             network.load_state_dict(member.ema_weights())
             members.append(LearnedPotential(self.labels.system, self.model, network, self.device))
-        return Committee(members) if len(members) > 1 else members[0]
+        return together(members)
 
     def errors(self) -> LearnedErrors | None:
         """Errors of `potential` on the labels held out; None where none was."""
@@ -238,12 +244,6 @@ def train_potential(
     for _ in training.run():
         pass
     return training.potential(), training.errors()
-
-
-def _members(potential: LearnedPotential | Committee | None) -> list[LearnedPotential]:
-    if potential is None:
-        return []
-    return list(potential.members) if isinstance(potential, Committee) else [potential]
 
 
 def _rows(labels: LabelSet) -> Tensor:

@@ -107,8 +107,7 @@ class TorchPairEnergy:
         if not parts:
             parts = [(x.new_zeros(0), torch.zeros_like(x), x.new_zeros(0))]
         energy, forces, virial = (torch.cat(column) for column in zip(*parts, strict=True))
-        radius = getattr(self._system.geometry, "radius", float("inf"))
-        outside = (x.square().sum(-1) > radius**2).any(dim=1)
+        outside = ~self._system.geometry.contains(x)
         energy = energy.masked_fill(outside, float("inf"))
         virial = virial.masked_fill(torch.isposinf(energy), float("inf"))
         ok = finite & ~torch.isnan(energy)

@@ -147,7 +147,7 @@ class TorchSimEnergy:
         energy, virial = forces.new_full((2, len(x)), torch.nan)
         reasons: list[str | None] = [None] * len(x)
         finite = x.isfinite().all(2).all(1)
-        outside = (x.square().sum(-1) > getattr(self._system.geometry, "radius", torch.inf) ** 2).any(1) & finite
+        outside = ~self._system.geometry.contains(x) & finite
         energy[outside], forces[outside], virial[outside] = torch.inf, 0.0, torch.inf
         for item in (~finite).nonzero()[:, 0].tolist():
             reasons[item] = "positions are not finite"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from particlegen.energy.provider import EnergyProvider
 from particlegen.events import Event, EventSink, ignore
-from particlegen.geometry import FlatTorus, Positions
+from particlegen.geometry import Positions
 from particlegen.sampling.acceptance import acceptance_probability
 from particlegen.sampling.blocks import STAGE, FrameBlock, extent, progress, scattered
 from particlegen.sampling.settings import ReferenceSettings
@@ -81,12 +81,6 @@ class _Target:
             self.first_failure = found.reasons[int((~ok).nonzero()[0])] or "the energy is not finite"
         return energy, forces, ok
 
-    def contains(self, x: Tensor) -> Tensor:
-        """Which configurations the geometry allows, `(chain,)`."""
-        if isinstance(self.geometry, FlatTorus):
-            return torch.ones(len(x), dtype=torch.bool)
-        return (x.square().sum(2) <= self.geometry.radius**2).all(1)
-
     def leapfrog(self, walkers: _Walkers, momenta: Tensor, steps: Tensor, leaps: int, heat: float) -> _Found:
         """`leaps` steps `(chain,)` of the dynamics of βU + p²/2 (Duane et al. 1987); a chain that fails stands still.
 
@@ -118,7 +112,7 @@ def _advance(
     found = target.leapfrog(walkers, momenta, steps, leaps, heat)
     kinetic = 0.5 * (momenta.square() - found.momenta.square()).sum((1, 2))
     log_ratio = kinetic + target.beta / heat * (walkers.energies - found.energies)
-    allowed = found.ok & target.contains(found.positions)
+    allowed = found.ok & target.geometry.contains(found.positions)
     chance = np.array([acceptance_probability(ratio) for ratio in log_ratio.tolist()])
     accepted = allowed & torch.from_numpy(draws[:, 0] < chance)
     return _Walkers(
@@ -159,7 +153,7 @@ def _downhill(target: _Target, system: ParticleSystem, x: Tensor) -> Tensor:
         forces = torch.nan_to_num(target.evaluate(x)[1], 0.0, 0.0, 0.0)
         strength = forces.norm(dim=2, keepdim=True)
         moved = system.geometry.shift(x, step * forces / (strength + 1.0 / (target.beta * step)))
-        x = torch.where(target.contains(moved)[:, None, None], moved, x)
+        x = torch.where(target.geometry.contains(moved)[:, None, None], moved, x)
     return x
 
 
@@ -237,7 +231,7 @@ def sample_hamiltonian(
         expected = (chains, system.n_particles, system.dim)
         raise ValueError(f"start has to be (chain, N, dim) = {expected}, found {tuple(start.shape)}")
     target, began = _Target(provider, state.beta), time.perf_counter()
-    if start is not None and not target.contains(start).all():
+    if start is not None and not target.geometry.contains(start).all():
         raise ValueError(f"start: particles beyond the confining radius of system {system.name!r}")
     walkers = None if resume_from is None or start_chunk == 0 else _restored(resume_from, chains)
     for number in range(start_chunk, settings.chunks):
