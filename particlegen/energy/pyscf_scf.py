@@ -136,6 +136,9 @@ def _solve(mol: Any, settings: PySCFSettings, deadline: Deadline, guess: np.ndar
         if settings.density_fitting:
             coarse.with_df = field.with_df
         fields.insert(0, coarse)
+    core = field.get_hcore()
+    for each in fields:
+        each.get_hcore = lambda *_: core  # half a second for each grid otherwise, for six silver atoms
     start = None if guess is None else (guess[0] if mol.spin == 0 else guess)
     for remedy, attributes in _REMEDIES:
         for each in fields:
@@ -229,10 +232,25 @@ def _integrator() -> Any:
     numint = pyscf("dft.numint")
 
     class FixedBlocks(numint.NumInt):
-        """Blocks of a size of our own: PySCF's depends on the memory in use, and with it the last bits of a sum."""
+        """Blocks of a size of our own: PySCF's depends on the memory in use, and with it the last bits of a sum.
+
+        Orbitals and their first derivatives on the grid are kept for all cycles where they fit a quarter of the memory.
+        """
+
+        _kept, _kept_on = (), None
 
         def block_loop(self, mol, grids, nao=None, deriv=0, max_memory=0, non0tab=None, blksize=None, buf=None):
-            return super().block_loop(mol, grids, nao, deriv, max_memory, non0tab, _BLOCK * numint.BLKSIZE, buf)
+            fresh = super().block_loop(mol, grids, nao, deriv, max_memory, non0tab, _BLOCK * numint.BLKSIZE, buf)
+            if deriv != 1 or 4 * grids.size * mol.nao * 8e-6 > mol.max_memory / 4:
+                return fresh
+            if self._kept_on is not grids.coords:
+                self._kept = tuple((orbitals.copy(order="K"), *rest) for orbitals, *rest in fresh)
+                self._kept_on = grids.coords
+            return iter(self._kept)
+
+        def _gen_rho_evaluator(self, mol, dms, *arguments, **keywords):
+            # PySCF would use the orbitals that a density carries along: four products of matrices in place of one
+            return super()._gen_rho_evaluator(mol, np.asarray(dms), *arguments, **keywords)
 
     return FixedBlocks
 
