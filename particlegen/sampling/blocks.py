@@ -1,7 +1,7 @@
 """What every reference sampler shares: where chains start, the blocks they yield, the word on how far they are."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from particlegen.geometry import FlatTorus
 from particlegen.sampling.settings import ReferenceSettings
 from particlegen.system import ParticleSystem
 
-__all__ = ["STAGE", "FrameBlock", "extent", "progress", "scattered"]
+__all__ = ["STAGE", "FrameBlock", "extent", "progress", "scattered", "state_before"]
 
 STAGE = "reference"
 """Key of this room's random streams."""
@@ -66,6 +66,26 @@ def scattered(system: ParticleSystem, rng: np.random.Generator, count: int) -> F
     direction = rng.normal(size=(count, n, dim))
     direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
     return extent(system) * rng.random((count, n, 1)) ** (1.0 / dim) * direction
+
+
+def state_before(
+    start_chunk: int, resume_from: Mapping[str, np.ndarray] | None, names: Sequence[str], chains: int
+) -> Mapping[str, np.ndarray] | None:
+    """The state of the block before `start_chunk`; None at the beginning.
+
+    Raises:
+        ValueError: it is missing, lacks one of the arrays `names`, or holds another number of chains.
+    """
+    if start_chunk == 0:
+        return None
+    if resume_from is None:
+        raise ValueError(f"start_chunk={start_chunk} needs the state of block {start_chunk - 1} (resume_from)")
+    missing = [name for name in names if name not in resume_from]
+    if missing:
+        raise ValueError(f"the state to resume from lacks {', '.join(missing)}")
+    if len(resume_from["positions"]) != chains:
+        raise ValueError(f"the state holds {len(resume_from['positions'])} chains, the settings {chains}")
+    return resume_from
 
 
 def progress(settings: ReferenceSettings, chunk: int, start_chunk: int, began: float) -> Event:

@@ -12,7 +12,7 @@ from particlegen.energy.provider import EnergyProvider
 from particlegen.events import Event, EventSink, ignore
 from particlegen.geometry import Positions
 from particlegen.sampling.acceptance import acceptance_probability
-from particlegen.sampling.blocks import STAGE, FrameBlock, extent, progress, scattered
+from particlegen.sampling.blocks import STAGE, FrameBlock, extent, progress, scattered, state_before
 from particlegen.sampling.settings import ReferenceSettings
 from particlegen.settings import RunError
 from particlegen.streams import numpy_stream
@@ -48,6 +48,9 @@ class _Walkers:
     energies: Tensor
     step: Tensor
     counters: Tensor
+
+
+_STATE = tuple(field.name for field in fields(_Walkers))
 
 
 @dataclass(frozen=True)
@@ -224,8 +227,6 @@ def sample_hamiltonian(
         ValueError: a state or a start that does not fit.
         RunError: the engine has no forces, no energy for a start, or fails most of the time.
     """
-    if start_chunk > 0 and resume_from is None:
-        raise ValueError(f"start_chunk={start_chunk} needs the state of block {start_chunk - 1} (resume_from)")
     chains, system = settings.chains, provider.system
     if start is not None and tuple(start.shape) != (chains, system.n_particles, system.dim):
         expected = (chains, system.n_particles, system.dim)
@@ -233,13 +234,15 @@ def sample_hamiltonian(
     target, began = _Target(provider, state.beta), time.perf_counter()
     if start is not None and not target.geometry.contains(start).all():
         raise ValueError(f"start: particles beyond the confining radius of system {system.name!r}")
-    walkers = None if resume_from is None or start_chunk == 0 else _restored(resume_from, chains)
+    walkers = None
+    if last := state_before(start_chunk, resume_from, _STATE, chains):
+        walkers = _Walkers(**{name: torch.from_numpy(np.array(last[name])) for name in _STATE})
     for number in range(start_chunk, settings.chunks):
         target.calls = 0
         if walkers is None:
             walkers = _equilibrated(target, settings, seed, start)
         before = walkers.counters
-        frames = min(settings.chunk_frames, settings.frames_per_chain - number * settings.chunk_frames)
+        frames = settings.frames_of(number)
         streams = [numpy_stream(seed, STAGE, chain, number) for chain in range(chains)]
         kept: list[_Walkers] = []
         for _ in range(frames):
@@ -261,15 +264,6 @@ def sample_hamiltonian(
             ladder_energies=energies[:, None],
             acceptance={"trajectory": [accepted / tried]},
             round_trips=0,
-            state={field.name: getattr(walkers, field.name).numpy() for field in fields(_Walkers)},
+            state={name: getattr(walkers, name).numpy() for name in _STATE},
         )
         events(progress(settings, number, start_chunk, began))
-
-
-def _restored(resume_from: Mapping[str, np.ndarray], chains: int) -> _Walkers:
-    missing = [field.name for field in fields(_Walkers) if field.name not in resume_from]
-    if missing:
-        raise ValueError(f"the state to resume from lacks {', '.join(missing)}")
-    if len(resume_from["positions"]) != chains:
-        raise ValueError(f"the state holds {len(resume_from['positions'])} chains, the settings {chains}")
-    return _Walkers(**{field.name: torch.from_numpy(np.array(resume_from[field.name])) for field in fields(_Walkers)})

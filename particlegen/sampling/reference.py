@@ -9,7 +9,7 @@ import numpy as np
 
 from particlegen.energy.formulas import PairPotential
 from particlegen.events import EventSink, ignore
-from particlegen.sampling.blocks import STAGE, FrameBlock, progress
+from particlegen.sampling.blocks import STAGE, FrameBlock, progress, state_before
 from particlegen.sampling.chains import Chain, ChainPlan, Chunk, advance_chain, energy_calls, equilibrate
 from particlegen.sampling.generator import seeded_state
 from particlegen.sampling.model import build_model
@@ -81,13 +81,9 @@ def _answers(outcomes: list[Done[tuple[Chunk, float]] | Failed]) -> list[tuple[C
     return [outcome.value for outcome in outcomes if isinstance(outcome, Done)]
 
 
-def _restored(resume_from: Mapping[str, np.ndarray], settings: ReferenceSettings) -> list[Chain]:
-    missing = [name for name in _STATE if name not in resume_from]
-    if missing:
-        raise ValueError(f"the state to resume from lacks {', '.join(missing)}")
-    if len(resume_from["positions"]) != settings.chains:
-        raise ValueError(f"the state holds {len(resume_from['positions'])} chains, the settings {settings.chains}")
-    return [Chain(index=c, **{name: np.array(resume_from[name][c]) for name in _STATE}) for c in range(settings.chains)]
+def _chains(state: Mapping[str, np.ndarray]) -> list[Chain]:
+    count = len(state["positions"])
+    return [Chain(index=c, **{name: np.array(state[name][c]) for name in _STATE}) for c in range(count)]
 
 
 def _acceptance(chains: Sequence[Chain]) -> dict[str, list[float]]:
@@ -135,15 +131,14 @@ def sample_reference(
         ValueError: a state to resume from that does not fit.
         RunError: the running energy left the recomputed one, or a chain's task failed more often than is borne.
     """
-    if start_chunk > 0 and resume_from is None:
-        raise ValueError(f"start_chunk={start_chunk} needs the state of block {start_chunk - 1} (resume_from)")
+    before = state_before(start_chunk, resume_from, _STATE, settings.chains)
     plan = plan_chains(system, potential, state, settings, seed)
     temperatures = np.asarray(settings.ladder(system, state))
     workers = executor or InlineExecutor()
-    chains = _restored(resume_from, settings) if resume_from is not None and start_chunk > 0 else []
+    chains = [] if before is None else _chains(before)
     began = time.perf_counter()
     for number in range(start_chunk, settings.chunks):
-        frames = min(settings.chunk_frames, settings.frames_per_chain - number * settings.chunk_frames)
+        frames = settings.frames_of(number)
         if number == 0:
             starts = [(system, plan, c, frames) for c in range(settings.chains)]
             results = _answers(map_tasks(workers, _first_chunk, starts, limits, events, STAGE))

@@ -71,6 +71,10 @@ class ReferenceSettings(Section):
         """Number of blocks that `sample_reference` yields."""
         return -(-self.frames_per_chain // self.chunk_frames)
 
+    def frames_of(self, chunk: int) -> int:
+        """Frames of each chain in that block; the last one may be shorter."""
+        return min(self.chunk_frames, self.frames_per_chain - chunk * self.chunk_frames)
+
     @property
     def method(self) -> str:
         """The sampler in words."""
