@@ -61,6 +61,7 @@ def test_harmonic_wells_have_half_kt_per_coordinate(leaps, monkeypatch):
     assert distance(found, 5 * 0.7, 0.02) < 4
     assert blocks[-1].acceptance["trajectory"][0] == pytest.approx(0.574 if leaps == 1 else 0.651, abs=0.15)
     assert sum(b.energy_calls for b in blocks) == 16 * (201 + leaps * (720 + 300)) and how.chunks == len(blocks)
+    assert how.energy_calls(Well(5, 2).system, ThermodynamicState(0.7)) == 16 * (201 + leaps * (720 + 300))
     monkeypatch.setattr(hamiltonian, "acceptance_probability", lambda _: 1.0)
     _, always = energies(Well(5, 2), 0.7, how, start_chunk=1, resume_from=blocks[0].state)
     assert distance(always, 5 * 0.7, 1.0) > 4

@@ -13,7 +13,7 @@ from particlegen.events import Event, EventSink, ignore
 from particlegen.geometry import Positions
 from particlegen.sampling.acceptance import acceptance_probability
 from particlegen.sampling.blocks import STAGE, FrameBlock, extent, progress, scattered, state_before
-from particlegen.sampling.settings import ReferenceSettings
+from particlegen.sampling.settings import DESCENT, ReferenceSettings
 from particlegen.settings import RunError
 from particlegen.streams import numpy_stream
 from particlegen.system import ParticleSystem, ThermodynamicState
@@ -26,8 +26,6 @@ _HOTTEST = 10.0
 _TUNINGS = 24
 _JITTER = 0.2
 """Steps vary by up to this share from one trajectory to the next, so that none closes on itself."""
-_DESCENT = 200
-"""Steps downhill from random positions, before which no trajectory would be accepted."""
 _MOST_FAILURES = 0.5
 """A larger share of trajectories without an energy in one block ends the run: the engine is broken."""
 
@@ -152,7 +150,7 @@ def _run(
 def _downhill(target: _Target, system: ParticleSystem, x: Tensor) -> Tensor:
     """Steepest descent with bounded steps: overlaps of random positions have forces beyond any time step."""
     longest = 0.1 * extent(system) / system.n_particles ** (1.0 / system.dim)
-    for step in np.geomspace(longest, 0.01 * longest, _DESCENT):
+    for step in np.geomspace(longest, 0.01 * longest, DESCENT):
         forces = torch.nan_to_num(target.evaluate(x)[1], 0.0, 0.0, 0.0)
         strength = forces.norm(dim=2, keepdim=True)
         moved = system.geometry.shift(x, step * forces / (strength + 1.0 / (target.beta * step)))

@@ -8,7 +8,10 @@ from pydantic import Field, model_validator
 from particlegen.settings import InputError, Section
 from particlegen.system import ParticleSystem, ThermodynamicState
 
-__all__ = ["ReferenceSettings"]
+__all__ = ["DESCENT", "ReferenceSettings"]
+
+DESCENT = 200
+"""Energy calls of a chain of `hmc` on the way down from random positions, before which no trajectory would pass."""
 
 
 class ReferenceSettings(Section):
@@ -119,5 +122,5 @@ class ReferenceSettings(Section):
         """Planned cost in full-energy equivalents: N single-particle trial moves are 1; a swap moves two particles."""
         sweeps = self.equilibration_sweeps + self.frames_per_chain * self.sweeps_between_frames
         if self.sampler == "hmc":
-            return self.chains * sweeps * self.leaps
+            return self.chains * (DESCENT + 1 + sweeps * self.leaps)
         return self.chains * len(self.ladder(system, state)) * sweeps * (1.0 + self.swap_share)
