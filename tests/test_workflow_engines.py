@@ -13,6 +13,7 @@ import particlegen
 from particlegen.energy import LabelStore, open_engine
 from particlegen.settings import InputError
 from particlegen.workflow import Interrupted, Resources
+from particlegen.workflow.engines import engine_digest
 from particlegen.workflow.resources import ProcessSettings
 
 TINY = Path(__file__).parent / "workflows" / "tiny.yaml"
@@ -61,7 +62,7 @@ def test_energies_are_the_engine_s(finished):
     results, settings = finished.results, finished.workflow.reference
     calls = 4 * (201 + 3 * (144 + 30 * 2))
     assert results["energy_calls"]["torch_pair"]["value"] == calls + 60 and len(results["energy_calls"]) == 1
-    assert settings.energy_calls(finished.built.system, finished.built.state) == calls - 4 * 201
+    assert settings.energy_calls(finished.built.system, finished.built.state) == calls
     assert "Hamiltonian Monte Carlo, 4 chains" in results["reference"]["energy_per_particle"]["method"]
     assert "Strong, J. Discs 1 (2001)" in finished.citations and any("Duane" in text for text in finished.citations)
 
@@ -95,10 +96,20 @@ def test_a_changed_engine_card_is_not_resumed(workflow, finished):
     before = card.read_text()
     try:
         card.write_text(before.replace("stronger discs", "weaker discs"))
-        with pytest.raises(InputError, match=r"strong.yaml: changed since the run .* began; restore it"):
+        with pytest.raises(InputError, match=r"strong.yaml: changed, .*, since the run .* began; restore it"):
             particlegen.resume(finished.folder.path)
     finally:
         card.write_text(before)
+
+
+def test_the_file_that_a_card_names_counts(tmp_path):
+    card = {"version": 1, "kind": "openmm", "xml": "system.xml", "citations": ["none"]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(card))
+    found = []
+    for content in ("one", "two", "one"):
+        (tmp_path / "system.xml").write_text(content)
+        found.append(engine_digest("mine.yaml", tmp_path))
+    assert found[0] == found[2] != found[1]
 
 
 def test_a_second_run_in_one_process_takes_the_card_as_it_is_now(workflow, finished):

@@ -27,8 +27,10 @@ __all__ = ["check_engine", "engine_digest", "open_provider"]
 
 
 def engine_digest(name: str, relative_to: Path) -> str:
-    """SHA-256 of an engine's card."""
-    return hashlib.sha256(catalogue.load("potentials", name, relative_to).path.read_bytes()).hexdigest()
+    """SHA-256 of an engine's card, and of the OpenMM system beside it that it may name."""
+    card = catalogue.load("potentials", name, relative_to)
+    files = (card.path, card.path.parent / str(card.data.get("xml", "")))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
 
 
 def _open(
@@ -36,7 +38,7 @@ def _open(
 ) -> EnergyProvider:
     """The engine of a card that is still what it was: a worker may open it long after the run began."""
     if engine_digest(name, relative_to) != digest:
-        raise InputError(f"key 'energy.engine': the card of {name!r} changed while the run went on; restore it")
+        raise InputError(f"key 'energy.engine': {name!r} changed while the run went on; restore it")
     return open_engine(system, name, potential, relative_to)
 
 

@@ -13,6 +13,7 @@ from particlegen import __version__, catalogue
 from particlegen.catalogue import Card
 from particlegen.energy import BuiltSystem
 from particlegen.settings import InputError
+from particlegen.workflow.engines import engine_digest
 from particlegen.workflow.schema import PretrainedSettings, Workflow, canonical_yaml
 from particlegen.workflow.stage_training import given_weights, pretrained_card, system_hash
 
@@ -41,6 +42,11 @@ METHOD_CITATIONS = {
 def _engine_card(workflow: Workflow, relative_to: Path) -> Card | None:
     name = workflow.energy.engine
     return None if name is None else catalogue.load("potentials", name, relative_to)
+
+
+def _engine_digest(workflow: Workflow, relative_to: Path) -> str | None:
+    name = workflow.energy.engine
+    return None if name is None else engine_digest(name, relative_to)
 
 
 def citations(workflow: Workflow, built: BuiltSystem, cards: Sequence[Card]) -> list[str]:
@@ -79,7 +85,7 @@ def build_manifest(workflow: Workflow, built: BuiltSystem, relative_to: Path, na
         "workflow_sha256": _digest(canonical_yaml(workflow).encode()),
         "system_hash": system_hash(built),
         "cards": {card.name: _digest(card.path.read_bytes()) for card in (built.card, *named)},
-        "engine_sha256": None if engine is None else _digest(engine.path.read_bytes()),
+        "engine_sha256": _engine_digest(workflow, relative_to),
         "relative_to": str(relative_to.resolve()),
         "citations": citations(workflow, built, named),
     }
@@ -104,5 +110,7 @@ def check_manifest(
     if manifest.get("system_hash") != system_hash(built):
         raise InputError(f"{path}: the system's cards changed since the run began; restore them, or start a new run")
     engine = _engine_card(workflow, relative_to)
-    if engine is not None and manifest.get("engine_sha256") != _digest(engine.path.read_bytes()):
-        raise InputError(f"{engine.path}: changed since the run {path} began; restore it, or start a new run")
+    if engine is not None and manifest.get("engine_sha256") != _engine_digest(workflow, relative_to):
+        raise InputError(
+            f"{engine.path}: changed, or a file that it names, since the run {path} began; restore it, or start a new run"
+        )
