@@ -112,5 +112,5 @@ def check_manifest(
     engine = _engine_card(workflow, relative_to)
     if engine is not None and manifest.get("engine_sha256") != _engine_digest(workflow, relative_to):
         raise InputError(
-            f"{engine.path}: changed, or a file that it names, since the run {path} began; restore it, or start a new run"
+            f"{engine.path}: changed, or a file that it names, since the run {path} began; restore it, or start anew"
         )
