@@ -11,9 +11,9 @@ import yaml
 
 import particlegen
 from particlegen.energy import LabelStore, open_engine
+from particlegen.energy.engine_cards import engine_digest
 from particlegen.settings import InputError
 from particlegen.workflow import Interrupted, Resources
-from particlegen.workflow.engines import engine_digest
 from particlegen.workflow.resources import ProcessSettings
 
 TINY = Path(__file__).parent / "workflows" / "tiny.yaml"

@@ -1,5 +1,6 @@
 """Engine cards: an energy engine and its settings by name, and the engine that a card asks for."""
 
+import hashlib
 import importlib.metadata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from particlegen.settings import InputError, Section
 from particlegen.system import ParticleSystem
 from particlegen.validation import near_matches, parse_section
 
-__all__ = ["ASECard", "OpenMMCard", "TbliteCard", "open_engine"]
+__all__ = ["ASECard", "OpenMMCard", "TbliteCard", "engine_digest", "open_engine"]
 
 PLUGINS = "particlegen.energy_providers"
 
@@ -117,6 +118,13 @@ def open_engine(
     if kind == "learned":
         return open_learned(system, card)
     return _plugin(system, card)
+
+
+def engine_digest(name: str, relative_to: Path) -> str:
+    """SHA-256 of an engine's card, and of the OpenMM system beside it that it may name."""
+    card = catalogue.load("potentials", name, relative_to)
+    files = (card.path, card.path.parent / str(card.data.get("xml", "")))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
 
 
 @contextmanager

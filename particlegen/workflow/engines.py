@@ -1,12 +1,10 @@
 """The engine that a workflow names: checked before anything runs, shared over the executor."""
 
-import hashlib
 from concurrent.futures import Executor
 from pathlib import Path
 
 import torch
 
-from particlegen import catalogue
 from particlegen.energy import (
     BuiltSystem,
     Distributed,
@@ -17,20 +15,14 @@ from particlegen.energy import (
     open_engine,
 )
 from particlegen.energy.distributed import made
+from particlegen.energy.engine_cards import engine_digest
 from particlegen.events import EventSink
 from particlegen.settings import InputError
 from particlegen.system import ParticleSystem
 from particlegen.tasks import TaskLimits
 from particlegen.workflow.schema import Workflow
 
-__all__ = ["check_engine", "engine_digest", "open_provider"]
-
-
-def engine_digest(name: str, relative_to: Path) -> str:
-    """SHA-256 of an engine's card, and of the OpenMM system beside it that it may name."""
-    card = catalogue.load("potentials", name, relative_to)
-    files = (card.path, card.path.parent / str(card.data.get("xml", "")))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
+__all__ = ["check_engine", "open_provider"]
 
 
 def _open(

@@ -12,8 +12,8 @@ from typing import Any
 from particlegen import __version__, catalogue
 from particlegen.catalogue import Card
 from particlegen.energy import BuiltSystem
+from particlegen.energy.engine_cards import engine_digest
 from particlegen.settings import InputError
-from particlegen.workflow.engines import engine_digest
 from particlegen.workflow.schema import PretrainedSettings, Workflow, canonical_yaml
 from particlegen.workflow.stage_training import given_weights, pretrained_card, system_hash
 
