@@ -5,7 +5,18 @@
 
 from typing import Literal
 
-__all__ = ["BOHR", "BOLTZMANN", "EXPORT_LENGTH", "HARTREE", "OPENMM", "Units", "beta", "energy_unit", "length_unit"]
+__all__ = [
+    "BOHR",
+    "BOLTZMANN",
+    "EXPORT_LENGTH",
+    "HARTREE",
+    "HBAR_SQUARED_PER_MASS",
+    "OPENMM",
+    "Units",
+    "beta",
+    "energy_unit",
+    "length_unit",
+]
 
 Units = Literal["lj", "metal"]
 
@@ -29,6 +40,9 @@ BOHR = 0.529177210903
 
 HARTREE = 27.211386245988
 """Hartree energy in eV (CODATA 2018)."""
+
+HBAR_SQUARED_PER_MASS = 4.180159280496722e-3
+"""ħ²/(1 u) in eV Å² (CODATA 2018): (ħω)² of a curvature in eV/Å² and a mass in u."""
 
 
 def beta(temperature: float, units: Units) -> float:

@@ -16,6 +16,7 @@ FLOORS = (
     ("networks", "estimate"),
     ("training",),
     ("energy",),
+    ("isomers",),
     ("interpolant",),
     ("flow",),
     ("sampling",),
