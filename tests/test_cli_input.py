@@ -50,7 +50,7 @@ BAD = [
     ("estimates.free_energie", True, ["'estimates.free_energie'", "did you mean 'free_energy'"]),
     ("version", 2, ["'version'", "found 2"]),
     ("version", True, ["'version'", "integer"]),
-    ("kind", "isomers", ["'kind'", "kind: glass"]),
+    ("kind", "glas", ["'kind'", "'glass'"]),
     ("seed", -1, ["'seed'", "found -1"]),
     ("seed", "seven", ["'seed'", "integer"]),
     ("system.card", "ipl_binry_2d", ["ipl_binry_2d", "ipl_binary_2d"]),
@@ -236,6 +236,6 @@ def test_what_there_is(here):
     code, output = call("doctor")
     assert code == 0 and "torch" in output and "threads" in output and "cpu" in output
     result = CliRunner().invoke(app, ["schema"])
-    assert json.loads(result.stdout)["properties"]["kind"]["const"] == "glass"
+    assert json.loads(result.stdout)["$defs"]["GlassWorkflow"]["properties"]["kind"]["const"] == "glass"
     assert call("nonsense")[0] == 2
     assert call("run")[0] == 2

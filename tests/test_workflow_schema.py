@@ -12,8 +12,9 @@ from particlegen import catalogue
 from particlegen.settings import InputError
 from particlegen.workflow import Resources, load_workflow, plan, workflow_schema
 from particlegen.workflow.folder import next_run_folder
+from particlegen.workflow.glass.schema import PretrainedSettings
 from particlegen.workflow.overrides import apply_overrides, parse_override
-from particlegen.workflow.schema import PretrainedSettings, canonical_yaml
+from particlegen.workflow.schema import canonical_yaml
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "workflows" / "tiny.yaml"
@@ -80,6 +81,8 @@ def test_overrides():
 def test_the_schema_is_json_and_names_every_section():
     schema = workflow_schema()
     json.dumps(schema)
+    assert {"$ref": "#/$defs/GlassWorkflow"} in schema["oneOf"]
+    schema = schema["$defs"]["GlassWorkflow"]
     assert set(schema["required"]) == {"version", "kind", "system", "reference", "training"}
     assert {"network", "interpolant", "generation", "estimates", "stop"} <= set(schema["properties"])
 

@@ -35,7 +35,7 @@ def status(folder: FolderArgument, json: JsonOption = False) -> None:
 
 @guarded
 def free_energy(folder: FolderArgument, json: JsonOption = False) -> None:
-    """The absolute free energy of a finished run, in kT."""
+    """The free energies of a finished run: absolute ones of a glass, differences of isomers."""
     from particlegen import workflow as engine
     from particlegen.report import format_quantity
 
@@ -43,9 +43,10 @@ def free_energy(folder: FolderArgument, json: JsonOption = False) -> None:
     if json:
         print_json({name: estimate.as_dict() for name, estimate in found.items()})
         return
+    width = max(map(len, found))
     for name, estimate in found.items():
         value = format_quantity(estimate.value, estimate.stderr)
-        out.print(f"{name:<7} {value} {estimate.unit}   ({escape(estimate.method)})")
+        out.print(f"{name:<{width}} {value} {estimate.unit}   ({escape(estimate.method)})")
 
 
 @guarded
@@ -56,7 +57,10 @@ def export(
         typer.Option("--to", help="Format; `network` writes the trained weights and their card."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write; never overwritten.")],
-    ensemble: Annotated[Literal["reference", "generated", "production"], typer.Option("--ensemble")] = "generated",
+    ensemble: Annotated[
+        Literal["reference", "generated", "production"] | None,
+        typer.Option("--ensemble", help="Default: what the run is about."),
+    ] = None,
     resample: Annotated[
         int | None, typer.Option("--resample", metavar="N", min=1, help="Draw N unweighted frames by their weights.")
     ] = None,

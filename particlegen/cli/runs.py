@@ -88,16 +88,7 @@ def _conclude(finished: "Run") -> None:
 
     table = Table(box=None, pad_edge=False, show_header=False)
     results = finished.results
-    for key, label in (
-        ("reference.energy_per_particle", "energy per particle, reference"),
-        ("reweighted.energy_per_particle", "energy per particle, reweighted"),
-        ("reweighted.heat_capacity_per_particle", "heat capacity per particle, reweighted"),
-        ("free_energy.excess", "free energy, excess"),
-        ("free_energy.total", "free energy, total"),
-        ("generated.n_samples", "generated samples"),
-        ("generated.ess_per_sample", "effective sample size per sample"),
-        ("generated.pareto_k", "Pareto k"),
-    ):
+    for key, label in finished.headline:
         found = quantity(results, key)
         if found is not None:
             section, name = key.split(".")

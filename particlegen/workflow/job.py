@@ -1,4 +1,4 @@
-"""What every stage is handed: the workflow, what was built from it, and where to put things."""
+"""What every stage of every kind of workflow is handed: the workflow, what was built from it, where to put things."""
 
 import signal
 import threading
@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 
-from particlegen.energy import BuiltSystem, Cached, Counted, EnergyProvider, LabelStore, Ledger, LedgerEntry
+from particlegen.energy import Counted, EnergyProvider, Ledger, LedgerEntry
 from particlegen.events import Event, EventSink
 from particlegen.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from particlegen.io.store import RunStore
 from particlegen.tasks import TaskLimits
 from particlegen.workflow.folder import Journal, RunFolder
-from particlegen.workflow.schema import Workflow
 
 __all__ = ["Interrupted", "Job", "StopSignal", "stop_on_signals"]
 
@@ -54,38 +53,34 @@ def stop_on_signals() -> Iterator[StopSignal]:
             signal.signal(number, handler)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Job:
-    """One session of a run.
+    """One session of a run; a kind of workflow adds its engines.
 
     Args:
         workflow: the canonical workflow.
         folder: the run folder.
-        built: system, state and potential.
-        provider: the engine that answers energies.
-        labels: where its answers are kept, if they are.
-        label_chunk: answers that are stored at a time, so what a kill can cost.
+        built: what the kind made of the workflow's cards.
         device: where networks run.
         journal: the run's event log.
         stop: asked between pieces of work.
         listener: hears every event, e.g. a progress bar.
         executor: does the tasks, such as those of the reference chains.
         limits: attempts and seconds of a task.
+        slots: tasks that run at a time.
         relative_to: the folder that a user's own cards are cited from.
     """
 
-    workflow: Workflow
+    workflow: Any
     folder: RunFolder
-    built: BuiltSystem
-    provider: EnergyProvider
-    labels: LabelStore | None
-    label_chunk: int
+    built: Any
     device: torch.device
     journal: Journal
     stop: StopSignal
     listener: EventSink
     executor: Executor
     limits: TaskLimits
+    slots: int
     relative_to: Path
     _mark: float = field(default_factory=time.perf_counter)
     _ledger: Ledger = field(default_factory=Ledger)
@@ -102,10 +97,9 @@ class Job:
         self._mark = now
         self.listener(event)
 
-    def counted(self, stage: str) -> EnergyProvider:
-        """The provider, with what a stage really asks of it counted for `spent`, and kept if the workflow says so."""
-        counted = Counted(self.provider, self._ledger, stage)
-        return counted if self.labels is None else Cached(counted, self.labels, chunk=self.label_chunk)
+    def counted(self, provider: EnergyProvider, stage: str) -> Counted:
+        """A provider with what a stage really asks of it counted for `spent`."""
+        return Counted(provider, self._ledger, stage)
 
     def count(self, provider: str, stage: str, calls: float, seconds: float) -> None:
         """Calls really made by an engine that is no provider, for `spent`."""

@@ -1,70 +1,52 @@
 """The runner: stages in order, each going on from what is on disk; the only place that decides when to persist."""
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from particlegen.energy import BuiltSystem, LabelStore, build_system
 from particlegen.events import EventSink, ignore
 from particlegen.io import atomic
 from particlegen.machine import keep_freed_memory
 from particlegen.settings import InputError, RunError
-from particlegen.workflow.engines import check_engine, open_provider
+from particlegen.workflow.base import WorkflowBase
 from particlegen.workflow.executors import check_executor, open_executor
 from particlegen.workflow.folder import Journal, RunFolder, next_run_folder
-from particlegen.workflow.job import Job, stop_on_signals
+from particlegen.workflow.job import stop_on_signals
+from particlegen.workflow.kind import Kind
+from particlegen.workflow.kinds import KINDS, open_run
 from particlegen.workflow.manifest import build_manifest, check_manifest
 from particlegen.workflow.opened import Run
 from particlegen.workflow.resources import Resources, load_resources
-from particlegen.workflow.schema import Workflow, canonical_yaml, load_workflow
-from particlegen.workflow.stage_estimates import run_estimates
-from particlegen.workflow.stage_generation import run_generation
-from particlegen.workflow.stage_reference import run_reference
-from particlegen.workflow.stage_report import run_report
-from particlegen.workflow.stage_training import given_weights, load_pretrained, run_training
+from particlegen.workflow.schema import canonical_yaml, load_workflow
 
-__all__ = ["STAGES", "prepare", "prepare_machine", "resume", "run"]
-
-FEWEST_FRAMES = 8
-"""Frames per chain below which equilibration cannot be diagnosed."""
-
-STAGES: dict[str, Callable[[Job], None]] = {
-    "reference": run_reference,
-    "training": run_training,
-    "generation": run_generation,
-    "estimates": run_estimates,
-    "report": run_report,
-}
+__all__ = ["Prepared", "prepare", "prepare_machine", "resume", "run"]
 
 
-def prepare(
-    workflow: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | list[str] | None
-) -> tuple[Workflow, BuiltSystem, Path, str]:
-    """A checked workflow, its system, the folder of its cards and its name; nothing is written.
+@dataclass(frozen=True)
+class Prepared:
+    """A checked workflow and what its cards mean; nothing is written."""
+
+    workflow: WorkflowBase
+    kind: Kind
+    built: Any
+    relative_to: Path
+    name: str
+
+
+def prepare(workflow: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | list[str] | None) -> Prepared:
+    """Check a workflow.
 
     Raises:
         InputError: anything that can be known to be wrong before the first computation.
     """
     loaded, relative_to, name = load_workflow(workflow, overrides)
-    built = build_system(loaded.system, relative_to=relative_to)
-    if not built.system.geometry.periodic:
-        raise InputError(
-            f"key 'system.card': {built.system.name!r} lives in free space; kind: glass needs a periodic box"
-        )
-    if loaded.reference.frames_per_chain < FEWEST_FRAMES:
-        raise InputError(
-            f"key 'reference.frames': found {loaded.reference.frames} for {loaded.reference.chains} chains; "
-            f"at least {FEWEST_FRAMES} frames per chain are needed to compare them"
-        )
-    check_engine(loaded, built, relative_to)
-    given = given_weights(loaded.training)
-    if given is not None:
-        load_pretrained(given, loaded.network, built, relative_to)
-    return loaded, built, relative_to, name
+    kind = KINDS[loaded.kind]
+    return Prepared(loaded, kind, kind.build(loaded, relative_to), relative_to, name)
 
 
 def prepare_machine(resources: str | Path | Resources | None) -> tuple[Resources, torch.device]:
@@ -103,18 +85,20 @@ def run(
         RunError: an engine failed or the disk is full; what was finished can be resumed.
         Interrupted: a signal came; what was finished can be resumed.
     """
-    loaded, built, relative_to, name = prepare(workflow, set)
+    prepared = prepare(workflow, set)
+    provenance = prepared.kind.provenance(prepared.workflow, prepared.built, prepared.relative_to)
     machine, device = prepare_machine(resources)
     with _failures_explained(Path(out) if out is not None else Path("runs")):
-        folder = RunFolder.create(Path(out) if out is not None else next_run_folder(name))
+        folder = RunFolder.create(Path(out) if out is not None else next_run_folder(prepared.name))
         try:
-            atomic.write_text(folder.workflow_file, canonical_yaml(loaded))
-            folder.write_json(folder.manifest_file, build_manifest(loaded, built, relative_to, name, str(device)))
+            atomic.write_text(folder.workflow_file, canonical_yaml(prepared.workflow))
+            manifest = build_manifest(prepared.workflow, provenance, prepared.relative_to, prepared.name, str(device))
+            folder.write_json(folder.manifest_file, manifest)
         except BaseException:
             # A folder without both is no run: leave it empty, so that the same command works once there is space.
             folder.workflow_file.unlink(missing_ok=True)
             raise
-    return _execute(folder, loaded, built, relative_to, machine, device, listener)
+    return _execute(folder, prepared, machine, device, listener)
 
 
 def resume(folder: str | Path, resources: str | Path | Resources | None = None, listener: EventSink = ignore) -> Run:
@@ -124,50 +108,46 @@ def resume(folder: str | Path, resources: str | Path | Resources | None = None, 
         InputError: no run there, its input changed since it began, or another process is running it.
         RunError, Interrupted: as `run`.
     """
-    opened = Run(folder)
-    check_manifest(opened.manifest, opened.workflow, opened.built, opened.relative_to, opened.folder.path)
+    opened = open_run(folder)
+    workflow, kind = opened.workflow, KINDS[opened.workflow.kind]
+    built = kind.build(workflow, opened.relative_to)
+    provenance = kind.provenance(workflow, built, opened.relative_to)
+    check_manifest(opened.manifest, workflow, provenance, opened.folder.path)
     machine, device = prepare_machine(resources)
-    return _execute(opened.folder, opened.workflow, opened.built, opened.relative_to, machine, device, listener)
+    prepared = Prepared(workflow, kind, built, opened.relative_to, str(opened.manifest["name"]))
+    return _execute(opened.folder, prepared, machine, device, listener)
 
 
 def _execute(
-    folder: RunFolder,
-    workflow: Workflow,
-    built: BuiltSystem,
-    relative_to: Path,
-    resources: Resources,
-    device: torch.device,
-    listener: EventSink,
+    folder: RunFolder, prepared: Prepared, resources: Resources, device: torch.device, listener: EventSink
 ) -> Run:
     keep_freed_memory()
     if resources.threads is not None:
         torch.set_num_threads(resources.threads)
-    tasks = resources.executor_for(workflow.reference.workers)
+    kind, tasks = prepared.kind, resources.executor_for(prepared.kind.workers(prepared.workflow))
     with (
         _failures_explained(folder.path),
         Journal(folder) as journal,
         stop_on_signals() as stop,
         open_executor(tasks, folder.path / "workers") as executor,
     ):
-        job = Job(
-            workflow=workflow,
+        job = kind.job(
+            workflow=prepared.workflow,
             folder=folder,
-            built=built,
-            provider=open_provider(workflow, built, relative_to, device, executor, tasks.limits, listener),
-            labels=LabelStore(folder.labels_file) if workflow.energy.keep_labels else None,
-            label_chunk=workflow.energy.chunk * tasks.slots,
+            built=prepared.built,
             device=device,
             journal=journal,
             stop=stop,
             listener=listener,
             executor=executor,
             limits=tasks.limits,
-            relative_to=relative_to,
+            slots=tasks.slots,
+            relative_to=prepared.relative_to,
         )
-        for name, stage in STAGES.items():
+        for name, stage in kind.stages.items():
             job.check(name)
             stage(job)
-    return Run(folder.path)
+    return kind.open(folder.path)
 
 
 def _device(resources: Resources) -> torch.device:

@@ -20,9 +20,9 @@ from particlegen.networks import HollowNetwork, NetworkSettings, StandardNetwork
 from particlegen.settings import InputError
 from particlegen.training import Trainer
 from particlegen.validation import near_matches
-from particlegen.workflow.job import Job
-from particlegen.workflow.schema import NetworkTraining, PretrainedSettings, Workflow
-from particlegen.workflow.stage_reference import training_frames
+from particlegen.workflow.glass.job import GlassJob
+from particlegen.workflow.glass.reference import training_frames
+from particlegen.workflow.glass.schema import GlassWorkflow, NetworkTraining, PretrainedSettings
 
 __all__ = [
     "STAGE",
@@ -133,7 +133,7 @@ def filled_network(
     return network
 
 
-def run_training(job: Job) -> None:
+def run_training(job: GlassJob) -> None:
     """Train what is still missing, or fetch the pretrained weights; ends with `checkpoints/network.safetensors`."""
     if job.folder.weights_file.is_file():
         return
@@ -182,7 +182,7 @@ def run_training(job: Job) -> None:
     job.emit(Event("finished", STAGE, "trained"))
 
 
-def weights_metadata(workflow: Workflow, built: BuiltSystem) -> dict[str, Any]:
+def weights_metadata(workflow: GlassWorkflow, built: BuiltSystem) -> dict[str, Any]:
     """What has to be known to use trained weights: the network, the system, and the temperature of the data."""
     return {
         "network": workflow.network.model_dump(mode="json"),
@@ -192,7 +192,7 @@ def weights_metadata(workflow: Workflow, built: BuiltSystem) -> dict[str, Any]:
     }
 
 
-def trained_network(job: Job) -> HollowNetwork | StandardNetwork:
+def trained_network(job: GlassJob) -> HollowNetwork | StandardNetwork:
     """The network with its trained weights, ready to sample."""
     weights, metadata = load_weights(job.folder.weights_file)
     _same_system(metadata, job)
@@ -200,6 +200,6 @@ def trained_network(job: Job) -> HollowNetwork | StandardNetwork:
     return network.to(job.device).eval()
 
 
-def _same_system(metadata: Mapping[str, Any], job: Job) -> None:
+def _same_system(metadata: Mapping[str, Any], job: GlassJob) -> None:
     if metadata["system_hash"] != system_hash(job.built):
         raise InputError(f"{job.folder.weights_file}: trained for another system than {job.built.system.name!r}")

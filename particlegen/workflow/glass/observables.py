@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from particlegen.estimate import Curve, rdf, structure_factor
-from particlegen.workflow.job import Job
+from particlegen.workflow.glass.job import GlassJob
 
 __all__ = ["observable_curves"]
 
@@ -19,7 +19,7 @@ KINDS = {"rdf": (rdf, "r"), "structure_factor": (structure_factor, "q")}
 """Observable → (function of `estimate`, name of its abscissa)."""
 
 
-def observable_curves(job: Job) -> dict[str, Any]:
+def observable_curves(job: GlassJob) -> dict[str, Any]:
     """`{"rdf": {"r": [...], "partials": {"A-A": {"reference": [...], "reference_stderr": [...], ...}}}}`."""
     asked = [name for name in job.workflow.estimates.observables if name in KINDS]
     if not asked:
@@ -45,7 +45,7 @@ def observable_curves(job: Job) -> dict[str, Any]:
     return found
 
 
-def _ensembles(job: Job) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+def _ensembles(job: GlassJob) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     """Positions and log weights by ensemble; reference frames spread over the whole run, samples from the start."""
     n = job.store.length("reference")
     reference = job.store.read("reference", "position")[:: max(1, n // REFERENCE_FRAMES)]

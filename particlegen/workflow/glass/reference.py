@@ -10,8 +10,8 @@ from particlegen.events import Event
 from particlegen.io.checkpoint import Checkpoint
 from particlegen.io.store import RunStore
 from particlegen.sampling import FrameBlock, energies_by_chain, sample_hamiltonian, sample_reference
-from particlegen.workflow.job import Job
-from particlegen.workflow.schema import Workflow
+from particlegen.workflow.glass.job import GlassJob
+from particlegen.workflow.glass.schema import GlassWorkflow
 
 __all__ = ["COMPILED", "STAGE", "chain_energies", "frame_split", "held_out_frames", "run_reference", "training_frames"]
 
@@ -20,7 +20,7 @@ COMPILED = "monte_carlo"
 """The compiled kernels' name in the ledger."""
 
 
-def run_reference(job: Job) -> None:
+def run_reference(job: GlassJob) -> None:
     """Sample what is still missing; every chunk is on disk, with the state to go on from, before the next begins."""
     settings = job.workflow.reference
     saved = job.load(STAGE)
@@ -44,29 +44,29 @@ def run_reference(job: Job) -> None:
     job.emit(Event("finished", STAGE, f"{job.store.length('reference')} frames"))
 
 
-def _blocks(job: Job, start_chunk: int, saved: Checkpoint | None) -> Iterator[FrameBlock]:
+def _blocks(job: GlassJob, start_chunk: int, saved: Checkpoint | None) -> Iterator[FrameBlock]:
     """The blocks that are still missing, by the sampler that was asked for."""
     state, settings, seed = job.built.state, job.workflow.reference, job.workflow.seed
     resume_from = {name: tensor.numpy() for name, tensor in saved.tensors.items()} if saved else None
     if settings.sampler == "hmc":
-        return sample_hamiltonian(job.counted(STAGE), state, settings, seed, job.emit, start_chunk, resume_from)
+        return sample_hamiltonian(job.energies(STAGE), state, settings, seed, job.emit, start_chunk, resume_from)
     system, potential = job.built.system, job.built.potential
     return sample_reference(
         system, potential, state, settings, seed, job.executor, job.emit, start_chunk, resume_from, job.limits
     )
 
 
-def frame_split(workflow: Workflow, n_frames: int) -> int:
+def frame_split(workflow: GlassWorkflow, n_frames: int) -> int:
     """How many frames, the first ones, training may see; the rest is held out."""
     return n_frames - int(workflow.estimates.held_out * n_frames)
 
 
-def training_frames(workflow: Workflow, store: RunStore) -> np.ndarray:
+def training_frames(workflow: GlassWorkflow, store: RunStore) -> np.ndarray:
     """Positions `(frame, N, d)` that training may see."""
     return store.read("reference", "position", 0, frame_split(workflow, store.length("reference")))
 
 
-def held_out_frames(workflow: Workflow, store: RunStore) -> Iterator[tuple[np.ndarray, float]]:
+def held_out_frames(workflow: GlassWorkflow, store: RunStore) -> Iterator[tuple[np.ndarray, float]]:
     """(positions `(N, d)`, energy) of the held-out frames that are scored, evenly spread."""
     n = store.length("reference")
     start = frame_split(workflow, n)

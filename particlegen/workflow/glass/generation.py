@@ -11,9 +11,9 @@ from particlegen.events import Event
 from particlegen.flow import FlowSamples, ODEFlow
 from particlegen.settings import RunError
 from particlegen.streams import torch_stream
-from particlegen.workflow.job import Job
-from particlegen.workflow.stage_reference import held_out_frames
-from particlegen.workflow.stage_training import trained_network
+from particlegen.workflow.glass.job import GlassJob
+from particlegen.workflow.glass.reference import held_out_frames
+from particlegen.workflow.glass.training import trained_network
 
 __all__ = ["HELD_OUT", "STAGE", "run_generation"]
 
@@ -23,7 +23,7 @@ MOST_FAILURES = 0.5
 """A larger share of samples without an energy ends the run: the flow or the engine is broken."""
 
 
-def run_generation(job: Job) -> None:
+def run_generation(job: GlassJob) -> None:
     """Draw the chunks that are still missing, then score the held-out frames.
 
     Raises:
@@ -45,7 +45,7 @@ def run_generation(job: Job) -> None:
         if chunk in present:
             continue
         generator = torch_stream(job.workflow.seed, STAGE, chunk, device=job.device)
-        arrays = _scored(flow.sample(size, generator), job.counted(STAGE), job.built.state.beta)
+        arrays = _scored(flow.sample(size, generator), job.energies(STAGE), job.built.state.beta)
         job.store.append("generated", chunk, arrays)
         _progress(job, done, settings.samples, start, done_before)
         job.check(STAGE)
@@ -71,13 +71,13 @@ def _scored(samples: FlowSamples, provider: EnergyProvider, beta: float) -> dict
     }
 
 
-def _progress(job: Job, done: int, total: int, start: float, done_before: int) -> None:
+def _progress(job: GlassJob, done: int, total: int, start: float, done_before: int) -> None:
     seconds = time.monotonic() - start
     left = seconds * (total - done) / max(done - done_before, 1)
     job.emit(Event("progress", STAGE, "", {"done": done, "total": total, "seconds_left": max(left, 0.0)}))
 
 
-def _score_held_out(job: Job, flow: ODEFlow) -> None:
+def _score_held_out(job: GlassJob, flow: ODEFlow) -> None:
     """log q of held-out frames, in the generation chunk's size; kept as a checkpoint beside the others."""
     pairs = list(held_out_frames(job.workflow, job.store)) if job.workflow.estimates.held_out > 0 else []
     log_q, errors = [], []

@@ -20,7 +20,7 @@ from particlegen.events import EventSink
 from particlegen.settings import InputError
 from particlegen.system import ParticleSystem
 from particlegen.tasks import TaskLimits
-from particlegen.workflow.schema import Workflow
+from particlegen.workflow.glass.schema import GlassWorkflow
 
 __all__ = ["check_engine", "open_provider"]
 
@@ -39,7 +39,7 @@ def _recipe(name: str, built: BuiltSystem, relative_to: Path) -> Recipe:
     return Recipe.of(_open, built.system, name, built.potential, relative_to, engine_digest(name, relative_to))
 
 
-def check_engine(workflow: Workflow, built: BuiltSystem, relative_to: Path) -> None:
+def check_engine(workflow: GlassWorkflow, built: BuiltSystem, relative_to: Path) -> None:
     """Opens the engine, if one is named.
 
     Raises:
@@ -59,7 +59,7 @@ def check_engine(workflow: Workflow, built: BuiltSystem, relative_to: Path) -> N
 
 
 def open_provider(
-    workflow: Workflow,
+    workflow: GlassWorkflow,
     built: BuiltSystem,
     relative_to: Path,
     device: torch.device,

@@ -7,9 +7,11 @@ import torch
 
 from particlegen.energy import BuiltSystem, build_system
 from particlegen.io.trained_card import save_trained_card
-from particlegen.workflow.manifest import citations
-from particlegen.workflow.schema import Workflow, load_workflow
-from particlegen.workflow.stage_training import filled_network, system_hash, weights_metadata
+from particlegen.settings import InputError
+from particlegen.workflow.glass.citations import citations
+from particlegen.workflow.glass.schema import GlassWorkflow
+from particlegen.workflow.glass.training import filled_network, system_hash, weights_metadata
+from particlegen.workflow.schema import load_workflow
 
 __all__ = ["save_network", "write_card"]
 
@@ -26,10 +28,14 @@ def save_network(output: str | Path, workflow: str | Path, weights: Mapping[str,
         InputError: a file exists, the workflow is wrong, or the weights are not those of its network.
     """
     loaded, relative_to, _ = load_workflow(workflow)
+    if not isinstance(loaded, GlassWorkflow):
+        raise InputError(f"{workflow}: kind: {loaded.kind} trains no network of this sort; a glass workflow is needed")
     return write_card(Path(output), loaded, build_system(loaded.system, relative_to=relative_to), weights)
 
 
-def write_card(output: Path, workflow: Workflow, built: BuiltSystem, weights: Mapping[str, torch.Tensor]) -> list[str]:
+def write_card(
+    output: Path, workflow: GlassWorkflow, built: BuiltSystem, weights: Mapping[str, torch.Tensor]
+) -> list[str]:
     """Write `NAME.yaml` and `NAME.safetensors`; `training: {pretrained: NAME.yaml}` uses them.
 
     Returns:

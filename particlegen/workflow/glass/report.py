@@ -8,8 +8,8 @@ from particlegen.events import Event
 from particlegen.io import atomic
 from particlegen.report import ReportData, render
 from particlegen.units import energy_unit
-from particlegen.workflow.job import Job
-from particlegen.workflow.opened import Run
+from particlegen.workflow.glass.job import GlassJob
+from particlegen.workflow.glass.run import GlassRun
 
 __all__ = ["STAGE", "run_report", "write_report"]
 
@@ -18,16 +18,16 @@ DRAWN = 5
 """Configurations drawn of each ensemble."""
 
 
-def run_report(job: Job) -> None:
+def run_report(job: GlassJob) -> None:
     """Write `report.html`, once."""
     if job.folder.report_file.is_file():
         return
     job.emit(Event("started", STAGE, "plots and tables"))
-    path = write_report(Run(job.folder.path))
+    path = write_report(GlassRun(job.folder.path))
     job.emit(Event("finished", STAGE, str(path)))
 
 
-def write_report(run: Run) -> Path:
+def write_report(run: GlassRun) -> Path:
     """Write `report.html` from what the run folder holds and return its path."""
     system = run.built.system
     n = run.store.length("reference")
@@ -53,7 +53,7 @@ def write_report(run: Run) -> Path:
     return run.folder.report_file
 
 
-def _training_curve(run: Run) -> dict[str, list[float]]:
+def _training_curve(run: GlassRun) -> dict[str, list[float]]:
     """Losses by step; where a resumed session repeated a step, its line counts."""
     by_step: dict[float, tuple[float, float]] = {}
     for entry in run.folder.events():

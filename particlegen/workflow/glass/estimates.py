@@ -10,18 +10,18 @@ from particlegen.events import Event
 from particlegen.sampling import Equilibration, diagnose
 from particlegen.settings import RunError
 from particlegen.units import energy_unit
-from particlegen.workflow.job import Job
-from particlegen.workflow.observables import observable_curves
-from particlegen.workflow.stage_generation import HELD_OUT
-from particlegen.workflow.stage_reference import COMPILED, chain_energies
-from particlegen.workflow.stage_reference import STAGE as REFERENCE
+from particlegen.workflow.glass.generation import HELD_OUT
+from particlegen.workflow.glass.job import GlassJob
+from particlegen.workflow.glass.observables import observable_curves
+from particlegen.workflow.glass.reference import COMPILED, chain_energies
+from particlegen.workflow.glass.reference import STAGE as REFERENCE
 
 __all__ = ["STAGE", "run_estimates"]
 
 STAGE = "estimates"
 
 
-def run_estimates(job: Job) -> None:
+def run_estimates(job: GlassJob) -> None:
     """Write `results.json`, once, and consolidate the segments into `data.h5`."""
     if job.folder.results_file.is_file():
         return
@@ -75,7 +75,7 @@ def _seconds(value: float) -> Estimate:
     return Estimate(value, 0.0, "s", "wall clock")
 
 
-def _reference(job: Job, chains: np.ndarray, equilibration: Equilibration) -> dict[str, Estimate]:
+def _reference(job: GlassJob, chains: np.ndarray, equilibration: Equilibration) -> dict[str, Estimate]:
     """Averages over the reference frames, with the errors that their correlation leaves."""
     n, state = job.built.system.n_particles, job.built.state
     unit = energy_unit(job.built.system.units)
@@ -98,7 +98,7 @@ def _reference(job: Job, chains: np.ndarray, equilibration: Equilibration) -> di
     }
 
 
-def _generated(job: Job) -> tuple[dict[str, Estimate], dict[str, Estimate], dict[str, Estimate]]:
+def _generated(job: GlassJob) -> tuple[dict[str, Estimate], dict[str, Estimate], dict[str, Estimate]]:
     """Diagnostics of the samples, reweighted averages, free energies."""
     store, system, beta = job.store, job.built.system, job.built.state.beta
     n, unit, settings = system.n_particles, energy_unit(system.units), job.workflow.estimates
@@ -143,7 +143,7 @@ def _generated(job: Job) -> tuple[dict[str, Estimate], dict[str, Estimate], dict
     return generated, reweighted, free_energy
 
 
-def _logical_calls(job: Job) -> dict[str, Estimate]:
+def _logical_calls(job: GlassJob) -> dict[str, Estimate]:
     """Full-energy equivalents that the answer rests on; the same whether or not the run was interrupted."""
     reference = job.load(REFERENCE)
     sampled = float(reference.metadata["energy_calls"]) if reference else 0.0
@@ -153,7 +153,7 @@ def _logical_calls(job: Job) -> dict[str, Estimate]:
     return {COMPILED: _count(sampled, "calls"), job.provider.name: _count(generated, "calls")}
 
 
-def _spent(job: Job) -> dict[str, Any]:
+def _spent(job: GlassJob) -> dict[str, Any]:
     """What this machine really did: seconds per stage, calls per provider, and the ledger behind them."""
     seconds, ledger = job.journal.spent()
     rows: dict[str, dict[str, Any]] = {}
@@ -172,7 +172,7 @@ def _spent(job: Job) -> dict[str, Any]:
     }
 
 
-def _missed(job: Job, equilibration: Equilibration, generated: dict[str, Estimate]) -> list[str]:
+def _missed(job: GlassJob, equilibration: Equilibration, generated: dict[str, Estimate]) -> list[str]:
     """Stated criteria that the run did not reach, as sentences."""
     stop, missed = job.workflow.stop, []
     if stop.r_hat is not None and not equilibration.equilibrated:

@@ -1,0 +1,1 @@
+"""`kind: glass`: schema, stages and opened runs of glass workflows."""

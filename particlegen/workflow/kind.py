@@ -1,0 +1,82 @@
+"""What the runner has to know about a kind of workflow."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from particlegen.catalogue import Card
+from particlegen.workflow.job import Job
+from particlegen.workflow.opened import Run
+from particlegen.workflow.plans import PlannedStage
+
+__all__ = ["Kind", "Outline", "Provenance"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a run depends on beside its workflow file.
+
+    Args:
+        system_hash: of the system that is sampled.
+        cards: that the workflow names.
+        engines: digest by card, of what may not change while the run goes on.
+        citations: of systems, potentials and methods, most important first.
+    """
+
+    system_hash: str
+    cards: tuple[Card, ...]
+    engines: Mapping[str, str]
+    citations: list[str]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a workflow would do, on any machine.
+
+    Args:
+        system: in one line.
+        stages: in order.
+        memory_bytes: beyond the interpreter and its libraries.
+        disk_bytes: of the run folder.
+    """
+
+    system: str
+    stages: tuple[PlannedStage, ...]
+    memory_bytes: float
+    disk_bytes: float
+
+
+class Kind(Protocol):
+    """A kind of workflow."""
+
+    @property
+    def stages(self) -> Mapping[str, Callable[[Any], None]]:
+        """By name, in order; each asks what is on disk and does what is missing."""
+        ...
+
+    @property
+    def job(self) -> Callable[..., Job]:
+        """Makes the session of a run from what every kind has in common."""
+        ...
+
+    @property
+    def open(self) -> Callable[[str | Path], Run]:
+        """Opens a run folder that exists."""
+        ...
+
+    def build(self, workflow: Any, relative_to: Path) -> Any:
+        """What the workflow's cards mean.
+
+        Raises:
+            InputError: anything that can be known to be wrong before the first computation.
+        """
+        ...
+
+    def provenance(self, workflow: Any, built: Any, relative_to: Path) -> Provenance: ...
+
+    def outline(self, workflow: Any, built: Any) -> Outline: ...
+
+    def workers(self, workflow: Any) -> int:
+        """Processes that the workflow asks for where the resources name no executor."""
+        ...

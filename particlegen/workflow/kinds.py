@@ -1,0 +1,19 @@
+"""The kinds of workflow that there are."""
+
+from pathlib import Path
+
+from particlegen.workflow.folder import RunFolder
+from particlegen.workflow.glass.kind import GLASS
+from particlegen.workflow.kind import Kind
+from particlegen.workflow.opened import Run
+from particlegen.workflow.schema import load_workflow
+
+__all__ = ["KINDS", "open_run"]
+
+KINDS: dict[str, Kind] = {"glass": GLASS}
+
+
+def open_run(path: str | Path) -> Run:
+    """An existing run. Raises InputError if there is none."""
+    workflow, _, _ = load_workflow(RunFolder.open(path).workflow_file)
+    return KINDS[workflow.kind].open(path)
