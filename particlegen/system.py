@@ -4,12 +4,14 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from particlegen import units as unit_systems
 from particlegen.geometry import FlatTorus, Geometry
 from particlegen.units import Units
 
-__all__ = ["ParticleSystem", "ThermodynamicState"]
+__all__ = ["Isomer", "ParticleSystem", "ThermodynamicState"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,21 @@ class ParticleSystem:
         if not isinstance(self.geometry, FlatTorus):
             raise TypeError(f"system {self.name!r} lives in free space; a periodic box is needed here")
         return self.geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Isomer:
+    """A named structure of a cluster.
+
+    Args:
+        name: as results carry it.
+        structure: `(N, 3)` float64, centre at the origin, in the system's unit of length.
+        title: what it is.
+    """
+
+    name: str
+    structure: Float[Tensor, "N 3"]
+    title: str = ""
 
 
 @dataclass(frozen=True)

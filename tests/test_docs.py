@@ -17,6 +17,7 @@ import particlegen
 from particlegen.cli import app, console
 from particlegen.energy import PySCFSettings
 from particlegen.energy.cards import SystemCard, load_potential
+from particlegen.isomers import ClusterCard
 from particlegen.report.advice import advise
 from particlegen.settings import InputError
 from particlegen.validation import parse_section
@@ -147,6 +148,8 @@ def test_yaml_of_a_page_is_valid(page, folder, tmp_path):
         data = yaml.safe_load(text)
         if "dimensions" in data:
             parse_section(SystemCard, data, page.name)
+        elif data.get("kind") == "cluster":
+            parse_section(ClusterCard, data, page.name)
         elif data.get("kind") == "even_power":
             path = tmp_path / f"card{number}.yaml"
             path.write_text(text, encoding="utf-8")

@@ -18,6 +18,7 @@ def stated() -> list[tuple[str, KnownValue]]:
     return [
         (name, known)
         for name in catalogue.names("systems")
+        if "kind" not in catalogue.load("systems", name).data
         for known in load_system_card(name)[1].known_values
         if known.quantity == "energy_per_particle" and "temperature" in known.state
     ]

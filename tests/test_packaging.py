@@ -59,6 +59,8 @@ def test_the_wheel_holds_package_catalogues_and_types(wheel):
     for kind in ("systems", "potentials", "workflows"):
         for card in (ROOT / kind).rglob("*.yaml"):
             assert f"particlegen/_data/{card.relative_to(ROOT)}" in names
+    for structure in (ROOT / "systems").rglob("*.xyz"):
+        assert f"particlegen/_data/{structure.relative_to(ROOT)}" in names
     assert {name.split("/")[0] for name in names} == {"particlegen", "particlegen-0.1.0.dist-info"}
 
 

@@ -1,5 +1,6 @@
 """From a card and its overrides to a system, a state and a potential."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +24,7 @@ from particlegen.settings import InputError, Section
 from particlegen.system import ParticleSystem, ThermodynamicState
 from particlegen.validation import near_matches
 
-__all__ = ["BuiltSystem", "SystemSettings", "build_system"]
+__all__ = ["BuiltSystem", "SystemSettings", "build_system", "species_of_file"]
 
 # (N/ρ)^(1/d) rounds: a box of exactly twice the cutoff has to pass.
 _SLACK = 1.0 + 1e-9
@@ -103,7 +104,7 @@ def build_system(
         diameters = card.diameters.diameters(len(species)) if card.diameters else None
     else:
         _check_no_overrides(where, settings)
-        species = _species_from_file(where, card, structure)
+        species = species_of_file(where, {name: card.elements.get(name, name) for name in names}, structure)
         geometry = _geometry_from_file(where, card, structure)
         diameters = _diameters_from_file(where, structure) if card.diameters else None
     system = ParticleSystem(
@@ -185,9 +186,19 @@ def _check_no_overrides(where: str, settings: SystemSettings) -> None:
             raise InputError(f"{where}: key {key!r} does not apply, N, box and species come from the structure file")
 
 
-def _species_from_file(where: str, card: SystemCard, structure: Structure) -> tuple[int, ...]:
-    names = list(card.composition)
-    lookup: dict[str, int] = {element: names.index(name) for name, element in card.elements.items()}
+def species_of_file(where: str, elements: Mapping[str, str], structure: Structure) -> tuple[int, ...]:
+    """Species index of every particle of a structure, which may carry names, elements or the numbers from 1.
+
+    Args:
+        where: what an error begins with.
+        elements: of each species, in the card's order.
+        structure: from a file.
+
+    Raises:
+        InputError: a species that the card does not have.
+    """
+    names = list(elements)
+    lookup: dict[str, int] = {element: names.index(name) for name, element in elements.items()}
     lookup |= {str(k + 1): k for k in range(len(names))} | {name: k for k, name in enumerate(names)}
     unknown = sorted({str(s) for s in structure.species} - set(lookup))
     if unknown:

@@ -235,4 +235,9 @@ def load_system_card(name: str, relative_to: Path | None = None) -> tuple[catalo
         InputError: unknown card, or a bad key; names the file and every offending key.
     """
     raw = catalogue.load("systems", name, relative_to)
+    if raw.data.get("kind") == "cluster":
+        raise InputError(
+            f"{raw.path}: key 'kind': 'cluster' is a card of isomers, for workflows of kind 'isomers' and "
+            "particlegen.isomers.build_cluster; here a card without 'kind' is needed"
+        )
     return raw, parse_section(SystemCard, raw.data, str(raw.path))

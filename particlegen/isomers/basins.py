@@ -25,6 +25,7 @@ class Basins:
         references: `(isomer, N, 3)`, one structure each.
         species: of each particle.
         reach: a configuration farther than this from every reference belongs to no isomer; infinite if all do.
+        others: how many references, the last ones, are not asked for: what is nearest to them belongs to no isomer.
 
     Raises:
         ValueError: two references that cannot be told apart.
@@ -38,6 +39,7 @@ class Basins:
     references: Float[Tensor, "isomer N 3"]
     species: tuple[int, ...]
     reach: float = float("inf")
+    others: int = 0
 
     def __post_init__(self):
         apart = torch.cdist(self._known, self._known) + torch.diag(torch.full((len(self._known),), torch.inf))
@@ -48,7 +50,7 @@ class Basins:
     def assign(self, x: Positions) -> Int[Tensor, " batch"]:
         """Index of the isomer of each configuration, −1 for none."""
         distance, isomer = self.distances(x).min(1)
-        return torch.where(distance <= self.reach, isomer, -1)
+        return torch.where((distance <= self.reach) & (isomer < len(self.references) - self.others), isomer, -1)
 
     def distances(self, x: Positions) -> Float[Tensor, "batch isomer"]:
         """Root mean square difference of sorted distances to every reference, in the unit of length."""
