@@ -1,5 +1,6 @@
 """Weights, free energies, convergence and observables: pure functions of numpy arrays."""
 
+from particlegen.estimate.budget import ErrorBudget, basin_term, error_of
 from particlegen.estimate.convergence import (
     effective_sample_size,
     mean_with_correlation,
@@ -14,8 +15,18 @@ from particlegen.estimate.free_energy import (
     free_energy_total,
     mbar,
 )
+from particlegen.estimate.isomers import (
+    LabelPopulations,
+    ReweightedFreeEnergy,
+    difference,
+    flow_bar,
+    flow_free_energy,
+    label_populations,
+    work_distributions,
+)
 from particlegen.estimate.observables import Curve, EnergyHistograms, energy_histogram, rdf, structure_factor
 from particlegen.estimate.result import Estimate
+from particlegen.estimate.surrogate import SurrogateCorrection, agree, one_sided, two_sided
 from particlegen.estimate.weights import (
     bootstrap_stderr,
     discard_fraction,
@@ -32,22 +43,34 @@ from particlegen.estimate.weights import (
 __all__ = [
     "Curve",
     "EnergyHistograms",
+    "ErrorBudget",
     "Estimate",
     "FreeEnergies",
     "FreeEnergyResult",
+    "LabelPopulations",
+    "ReweightedFreeEnergy",
+    "SurrogateCorrection",
+    "agree",
     "bar",
+    "basin_term",
     "bootstrap_stderr",
+    "difference",
     "discard_fraction",
     "effective_sample_size",
     "energy_histogram",
+    "error_of",
     "ess_per_sample",
+    "flow_bar",
+    "flow_free_energy",
     "forward_ess",
     "free_energy_excess",
     "free_energy_total",
+    "label_populations",
     "log_weights",
     "mbar",
     "mean_with_correlation",
     "normalised_weights",
+    "one_sided",
     "pareto_k",
     "rdf",
     "resample",
@@ -56,4 +79,6 @@ __all__ = [
     "split_r_hat",
     "statistical_inefficiency",
     "structure_factor",
+    "two_sided",
+    "work_distributions",
 ]

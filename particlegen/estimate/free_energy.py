@@ -83,12 +83,14 @@ class FreeEnergyResult:
         value, stderr: F₁ − F₀ and its error in kT; NaN when the solver failed.
         overlap: 0 to 1, how much the two work distributions share.
         warnings: what is wrong, one sentence each; empty when all is well.
+        method: how it was estimated, in words.
     """
 
     value: float
     stderr: float
     overlap: float
     warnings: tuple[str, ...] = ()
+    method: str = "BAR"
 
     @property
     def ok(self) -> bool:
@@ -96,7 +98,7 @@ class FreeEnergyResult:
 
     @property
     def estimate(self) -> Estimate:
-        return Estimate(self.value, self.stderr, "kT", "BAR")
+        return Estimate(self.value, self.stderr, "kT", self.method)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ class Estimate:
             "method": self.method,
         }
 
+    def scaled(self, factor: float, unit: str) -> "Estimate":
+        """The same in another unit, e.g. from kT to eV with factor = k_B T in eV."""
+        return Estimate(self.value * factor, self.stderr * abs(factor), unit, self.method)
+
     def distance(self, truth: float, truth_stderr: float = 0.0) -> float:
         """|value − truth| in combined standard errors; infinite when neither has an error and they differ."""
         sigma = math.hypot(self.stderr, truth_stderr)
