@@ -84,15 +84,14 @@ def report(folder: FolderArgument) -> None:
 
 def _conclude(finished: "Run") -> None:
     """The answer, where the report is, and exit code 4 where a convergence criterion was missed."""
-    from particlegen.report import format_quantity, quantity
+    from particlegen.report import format_quantity, quantity, unit_of
 
     table = Table(box=None, pad_edge=False, show_header=False)
     results = finished.results
     for key, label in finished.headline:
         found = quantity(results, key)
         if found is not None:
-            section, name = key.split(".")
-            table.add_row(label, format_quantity(*found), results[section][name]["unit"])
+            table.add_row(label, format_quantity(*found), unit_of(results, key))
     out.print(table)
     out.print(f"report: {finished.folder.report_file}")
     if not finished.converged:

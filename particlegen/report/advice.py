@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Advice", "advise", "quantity"]
+__all__ = ["Advice", "advise", "quantity", "unit_of"]
 
 Level = Literal["good", "fair", "poor"]
 
@@ -24,21 +24,31 @@ class Advice:
     text: str
 
 
+def _entry(results: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+    here: Any = results
+    for part in key.split("."):
+        if not isinstance(here, Mapping) or part not in here:
+            return None
+        here = here[part]
+    return here if isinstance(here, Mapping) and here.get("value") is not None else None
+
+
 def quantity(results: Mapping[str, Any], key: str) -> tuple[float, float] | None:
     """(value, stderr) of a dotted key; NaN error where none is given, None where the quantity is absent.
 
     >>> quantity({"generated": {"pareto_k": {"value": 0.4, "stderr": None}}}, "generated.pareto_k")[0]
     0.4
     """
-    here: Any = results
-    for part in key.split("."):
-        if not isinstance(here, Mapping) or part not in here:
-            return None
-        here = here[part]
-    if not isinstance(here, Mapping) or here.get("value") is None:
+    entry = _entry(results, key)
+    if entry is None:
         return None
-    stderr = here.get("stderr")
-    return float(here["value"]), float("nan") if stderr is None else float(stderr)
+    stderr = entry.get("stderr")
+    return float(entry["value"]), float("nan") if stderr is None else float(stderr)
+
+
+def unit_of(results: Mapping[str, Any], key: str) -> str:
+    """Unit of a dotted key; empty for a pure number and where the quantity is absent."""
+    return str((_entry(results, key) or {}).get("unit", ""))
 
 
 def advise(results: Mapping[str, Any]) -> list[Advice]:

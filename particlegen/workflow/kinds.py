@@ -4,13 +4,14 @@ from pathlib import Path
 
 from particlegen.workflow.folder import RunFolder
 from particlegen.workflow.glass.kind import GLASS
+from particlegen.workflow.isomers.kind import ISOMERS
 from particlegen.workflow.kind import Kind
 from particlegen.workflow.opened import Run
 from particlegen.workflow.schema import load_workflow
 
 __all__ = ["KINDS", "open_run"]
 
-KINDS: dict[str, Kind] = {"glass": GLASS}
+KINDS: dict[str, Kind] = {"glass": GLASS, "isomers": ISOMERS}
 
 
 def open_run(path: str | Path) -> Run:

@@ -56,9 +56,6 @@ class Run(ABC):
         InputError: no run there.
     """
 
-    headline: ClassVar[tuple[tuple[str, str], ...]]
-    """Keys of `results.json` that answer the question, and what they are called."""
-
     ensemble: ClassVar[Ensemble]
     """What is exported where nothing is said."""
 
@@ -78,6 +75,11 @@ class Run(ABC):
     def relative_to(self) -> Path:
         """The folder that a user's own cards are cited from."""
         return Path(self.manifest["relative_to"])
+
+    @property
+    @abstractmethod
+    def headline(self) -> tuple[tuple[str, str], ...]:
+        """Keys of `results.json` that answer the question, and what they are called."""
 
     @property
     @abstractmethod

@@ -13,11 +13,12 @@ from particlegen.settings import InputError
 from particlegen.validation import near_matches, parse_section
 from particlegen.workflow.base import WorkflowBase
 from particlegen.workflow.glass.schema import GlassWorkflow
+from particlegen.workflow.isomers.schema import IsomerWorkflow
 from particlegen.workflow.overrides import apply_overrides, parse_override
 
 __all__ = ["SCHEMAS", "canonical_yaml", "load_workflow", "workflow_schema"]
 
-SCHEMAS: dict[str, type[WorkflowBase]] = {"glass": GlassWorkflow}
+SCHEMAS: dict[str, type[WorkflowBase]] = {"glass": GlassWorkflow, "isomers": IsomerWorkflow}
 """The kinds of workflow."""
 
 

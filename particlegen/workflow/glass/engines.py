@@ -5,38 +5,15 @@ from pathlib import Path
 
 import torch
 
-from particlegen.energy import (
-    BuiltSystem,
-    Distributed,
-    EnergyProvider,
-    PairPotential,
-    Recipe,
-    TorchPairEnergy,
-    open_engine,
-)
+from particlegen.energy import BuiltSystem, Distributed, EnergyProvider, TorchPairEnergy
 from particlegen.energy.distributed import made
-from particlegen.energy.engine_cards import engine_digest
 from particlegen.events import EventSink
 from particlegen.settings import InputError
-from particlegen.system import ParticleSystem
 from particlegen.tasks import TaskLimits
+from particlegen.workflow.engines import engine_recipe
 from particlegen.workflow.glass.schema import GlassWorkflow
 
 __all__ = ["check_engine", "open_provider"]
-
-
-def _open(
-    system: ParticleSystem, name: str, potential: PairPotential, relative_to: Path, digest: str
-) -> EnergyProvider:
-    """The engine of a card that is still what it was: a worker may open it long after the run began."""
-    if engine_digest(name, relative_to) != digest:
-        raise InputError(f"key 'energy.engine': {name!r} changed while the run went on; restore it")
-    return open_engine(system, name, potential, relative_to)
-
-
-def _recipe(name: str, built: BuiltSystem, relative_to: Path) -> Recipe:
-    """Equal for equal cards only, so a process that runs two workflows does not take the engine of an older card."""
-    return Recipe.of(_open, built.system, name, built.potential, relative_to, engine_digest(name, relative_to))
 
 
 def check_engine(workflow: GlassWorkflow, built: BuiltSystem, relative_to: Path) -> None:
@@ -53,7 +30,7 @@ def check_engine(workflow: GlassWorkflow, built: BuiltSystem, relative_to: Path)
             f"key 'reference.sampler': found {sampler!r}, which knows the pair potential of the system's card alone; "
             f"engine {name!r} needs sampler: hmc"
         )
-    engine = made(_recipe(name, built, relative_to))
+    engine = made(engine_recipe(built.system, name, built.potential, relative_to))
     if "forces" not in getattr(engine, "quantities", ("forces",)):
         raise InputError(f"key 'energy.engine': {name!r} gives no forces, which sampler: hmc needs")
 
@@ -70,5 +47,5 @@ def open_provider(
     """Torch pairs on `device`, or the engine that is named, in tasks of `energy.chunk` configurations."""
     if workflow.energy.engine is None:
         return TorchPairEnergy(built.system, built.potential, device=device)
-    recipe = _recipe(workflow.energy.engine, built, relative_to)
+    recipe = engine_recipe(built.system, workflow.energy.engine, built.potential, relative_to)
     return Distributed(recipe, executor, workflow.energy.chunk, limits, events=events)

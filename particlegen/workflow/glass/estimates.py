@@ -15,6 +15,7 @@ from particlegen.workflow.glass.job import GlassJob
 from particlegen.workflow.glass.observables import observable_curves
 from particlegen.workflow.glass.reference import COMPILED, chain_energies
 from particlegen.workflow.glass.reference import STAGE as REFERENCE
+from particlegen.workflow.spent import as_dicts, count, spent
 
 __all__ = ["STAGE", "run_estimates"]
 
@@ -52,27 +53,15 @@ def run_estimates(job: GlassJob) -> None:
             "units": system.units,
             "nearest_image": "truncates the potential" if job.built.truncated_image else "holds the whole potential",
         },
-        "reference": _as_dicts(reference),
-        "generated": _as_dicts(generated),
-        "reweighted": _as_dicts(reweighted),
-        "free_energy": _as_dicts(free_energy),
-        "energy_calls": _as_dicts(_logical_calls(job)),
-        "spent": _spent(job),
+        "reference": as_dicts(reference),
+        "generated": as_dicts(generated),
+        "reweighted": as_dicts(reweighted),
+        "free_energy": as_dicts(free_energy),
+        "energy_calls": as_dicts(_logical_calls(job)),
+        "spent": spent(job),
         "observables": observables,
     }
     job.folder.write_json(job.folder.results_file, results)
-
-
-def _as_dicts(quantities: dict[str, Estimate]) -> dict[str, Any]:
-    return {name: quantity.as_dict() for name, quantity in quantities.items()}
-
-
-def _count(value: float, unit: str = "") -> Estimate:
-    return Estimate(float(value), 0.0, unit, "count")
-
-
-def _seconds(value: float) -> Estimate:
-    return Estimate(value, 0.0, "s", "wall clock")
 
 
 def _reference(job: GlassJob, chains: np.ndarray, equilibration: Equilibration) -> dict[str, Estimate]:
@@ -87,7 +76,7 @@ def _reference(job: GlassJob, chains: np.ndarray, equilibration: Equilibration) 
     return {
         "energy_per_particle": Estimate(equilibration.mean / n, equilibration.stderr / n, unit, method),
         "heat_capacity_per_particle": Estimate(variance.value * scale, variance.stderr * scale, "k_B", method),
-        "n_frames": _count(chains.size),
+        "n_frames": count(chains.size),
         "r_hat": Estimate(equilibration.r_hat, nan, "", "rank-normalised split R-hat (Vehtari 2021)"),
         "statistical_inefficiency": Estimate(
             equilibration.statistical_inefficiency, nan, "frames", "pooled over chains"
@@ -114,7 +103,7 @@ def _generated(job: GlassJob) -> tuple[dict[str, Estimate], dict[str, Estimate],
     nan = float("nan")
     k = max(estimate.pareto_k(log_w), -1.0)  # weights all alike have k = -inf, which JSON cannot hold
     generated = {
-        "n_samples": _count(len(log_w)),
+        "n_samples": count(len(log_w)),
         "discard_fraction": Estimate(discard, (discard * (1 - discard) / len(energy)) ** 0.5, "", f"rule: {rule}"),
         "stuck": Estimate(stuck, (stuck * (1 - stuck) / len(energy)) ** 0.5, "", "share of samples without log q"),
         "ess_per_sample": Estimate(estimate.ess_per_sample(log_w), nan, "", "(sum w)^2 / (n sum w^2)"),
@@ -149,27 +138,8 @@ def _logical_calls(job: GlassJob) -> dict[str, Estimate]:
     sampled = float(reference.metadata["energy_calls"]) if reference else 0.0
     generated = float(job.workflow.generation.samples)
     if job.workflow.reference.sampler == "hmc":
-        return {job.provider.name: _count(sampled + generated, "calls")}
-    return {COMPILED: _count(sampled, "calls"), job.provider.name: _count(generated, "calls")}
-
-
-def _spent(job: GlassJob) -> dict[str, Any]:
-    """What this machine really did: seconds per stage, calls per provider, and the ledger behind them."""
-    seconds, ledger = job.journal.spent()
-    rows: dict[str, dict[str, Any]] = {}
-    for (provider, stage), entry in ledger.entries.items():
-        row = {
-            "calls": _count(entry.calls, "calls"),
-            "cached": _count(entry.cached, "calls"),
-            "failures": _count(entry.failures, "calls"),
-            "seconds": _seconds(entry.seconds),
-        }
-        rows.setdefault(provider, {})[stage] = _as_dicts(row)
-    return {
-        "seconds": _as_dicts({stage: _seconds(value) for stage, value in seconds.items()}),
-        "calls": _as_dicts({name: _count(ledger.total_calls(name), "calls") for name in rows}),
-        "ledger": rows,
-    }
+        return {job.provider.name: count(sampled + generated, "calls")}
+    return {COMPILED: count(sampled, "calls"), job.provider.name: count(generated, "calls")}
 
 
 def _missed(job: GlassJob, equilibration: Equilibration, generated: dict[str, Estimate]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 from particlegen.energy import BuiltSystem, build_system
 from particlegen.estimate import Estimate
@@ -16,20 +16,26 @@ from particlegen.workflow.opened import Ensemble, Run, StageStatus, as_estimate
 __all__ = ["GlassRun"]
 
 
+HEADLINE = (
+    ("reference.energy_per_particle", "energy per particle, reference"),
+    ("reweighted.energy_per_particle", "energy per particle, reweighted"),
+    ("reweighted.heat_capacity_per_particle", "heat capacity per particle, reweighted"),
+    ("free_energy.excess", "free energy, excess"),
+    ("free_energy.total", "free energy, total"),
+    ("generated.n_samples", "generated samples"),
+    ("generated.ess_per_sample", "effective sample size per sample"),
+    ("generated.pareto_k", "Pareto k"),
+)
+
+
 class GlassRun(Run):
     """A run of `kind: glass`; ensembles `reference` and `generated`."""
 
     ensemble = "generated"
-    headline: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("reference.energy_per_particle", "energy per particle, reference"),
-        ("reweighted.energy_per_particle", "energy per particle, reweighted"),
-        ("reweighted.heat_capacity_per_particle", "heat capacity per particle, reweighted"),
-        ("free_energy.excess", "free energy, excess"),
-        ("free_energy.total", "free energy, total"),
-        ("generated.n_samples", "generated samples"),
-        ("generated.ess_per_sample", "effective sample size per sample"),
-        ("generated.pareto_k", "Pareto k"),
-    )
+
+    @property
+    def headline(self) -> tuple[tuple[str, str], ...]:
+        return HEADLINE
 
     @cached_property
     def workflow(self) -> GlassWorkflow:

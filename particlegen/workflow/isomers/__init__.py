@@ -1,0 +1,1 @@
+"""`kind: isomers`: schema, stages and opened runs of workflows on isomers of clusters."""

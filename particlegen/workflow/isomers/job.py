@@ -1,0 +1,118 @@
+"""What the stages of a workflow on isomers are handed, and what they have in common."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from particlegen.energy import Cached, Distributed, EnergyProvider, LabelStore, TorchPairEnergy
+from particlegen.energy.distributed import made
+from particlegen.flow.coupling import IsomerFlow
+from particlegen.io.checkpoint import Checkpoint
+from particlegen.isomers import BuiltCluster, EckartFrame, HarmonicIsomer
+from particlegen.sampling.composite import Cycle
+from particlegen.sampling.independence import ISIR, LabelledFlows
+from particlegen.sampling.local import HamiltonianMonteCarlo
+from particlegen.sampling.target import IsomerTarget
+from particlegen.streams import stream_seed
+from particlegen.workflow.engines import engine_recipe
+from particlegen.workflow.isomers.schema import IsomerWorkflow
+from particlegen.workflow.job import Job
+
+__all__ = ["ADAPTATION", "MINIMA", "PRODUCTION", "IsomerJob", "engine_card"]
+
+MINIMA, ADAPTATION, PRODUCTION = "minima", "adaptation", "production"
+
+
+def engine_card(workflow: IsomerWorkflow, built: BuiltCluster, relative_to: Path) -> tuple[str, Path]:
+    """Name of the target engine's card, and the folder that it is relative to: the workflow's, or the system card's."""
+    if workflow.energy.engine is None:
+        return built.engine, built.card.path.parent
+    return workflow.energy.engine, relative_to
+
+
+@dataclass(kw_only=True)
+class IsomerJob(Job):
+    """A session of a workflow on isomers, with the engine that it samples."""
+
+    workflow: IsomerWorkflow
+    built: BuiltCluster
+    provider: EnergyProvider = field(init=False)
+    labels: LabelStore | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        name, folder = engine_card(self.workflow, self.built, self.relative_to)
+        recipe, chunk = engine_recipe(self.built.system, name, None, folder), self.workflow.energy.chunk
+        engine = made(recipe)
+        # Torch is fastest in one batch; other engines go in tasks.
+        self.provider = (
+            engine
+            if isinstance(engine, TorchPairEnergy)
+            else Distributed(recipe, self.executor, chunk, self.limits, events=self.listener)
+        )
+        self.labels = LabelStore(self.folder.labels_file) if self.workflow.energy.keep_labels else None
+
+    def energies(self, stage: str) -> EnergyProvider:
+        """The engine, counted for a stage, its answers kept if the workflow says so."""
+        counted = self.counted(self.provider, stage)
+        if self.labels is None:
+            return counted
+        return Cached(counted, self.labels, chunk=self.workflow.energy.chunk * self.slots)
+
+    def seed(self, stage: str, *keys: int) -> int:
+        return stream_seed(self.workflow.seed, stage, *keys)
+
+    @cached_property
+    def minima(self) -> tuple[HarmonicIsomer, ...]:
+        """The isomers' minima with their harmonic energies, once the stage has found them."""
+        saved = self.load(MINIMA)
+        if saved is None or saved.step < len(self.built.isomers):
+            raise RuntimeError("the stage 'minima' has to run first")
+        found = []
+        for isomer, energy in zip(self.built.isomers, saved.metadata["energies"], strict=True):
+            frame = EckartFrame(saved.tensors[f"{isomer.name}.structure"], self.built.system.species)
+            found.append(HarmonicIsomer(frame, float(energy), saved.tensors[f"{isomer.name}.curvatures"]))
+        return tuple(found)
+
+    def target(self, stage: str, *isomers: int) -> IsomerTarget:
+        """Boltzmann's law of the engine in the basins of these isomers."""
+        return IsomerTarget(self.energies(stage), self.built.state.beta, self.built.basins.assign, isomers)
+
+    def flow(self, isomer: int, tensors: Mapping[str, Tensor] | None = None) -> IsomerFlow:
+        """The flow of an isomer: with what a checkpoint of the adaptation holds, or before any training."""
+        frame, seed = self.minima[isomer].frame, self.seed("flow", isomer)
+        flow = IsomerFlow(self.built.system, frame, self.workflow.flow, seed)
+        if tensors is not None:
+            prefix = f"{self.built.isomers[isomer].name}.flow."
+            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            flow.load_state_dict(own)
+        return flow.requires_grad_(False)
+
+    @cached_property
+    def adapted(self) -> Checkpoint:
+        """What the adaptation ended with."""
+        saved = self.load(ADAPTATION)
+        if saved is None:
+            raise RuntimeError("the stage 'adaptation' has to run first")
+        return saved
+
+    @cached_property
+    def flows(self) -> dict[int, IsomerFlow]:
+        """The trained flows, frozen."""
+        return {number: self.flow(number, self.adapted.tensors) for number in range(len(self.built.isomers))}
+
+    def sweep(self, target: IsomerTarget, step: float, flows: LabelledFlows | None) -> Cycle:
+        """Local moves, and where there are flows one global move; a palindrome, so that it is reversible."""
+        chains = self.workflow.chains
+        local = HamiltonianMonteCarlo(target, step, chains.leaps)
+        if flows is None:
+            return Cycle((local,) * chains.local_steps)
+        before = (local,) * (chains.local_steps // 2)
+        after = (local,) * (chains.local_steps - len(before))
+        return Cycle((*before, ISIR(target, flows, chains.candidates), *after))
+
+    def stream(self, stage: str, *keys: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed(stage, *keys))

@@ -1,0 +1,109 @@
+"""A workflow on isomers as the runner sees it: checks, provenance, plan."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from particlegen import catalogue
+from particlegen.energy.distributed import made
+from particlegen.energy.engine_cards import engine_digest
+from particlegen.isomers import BuiltCluster, build_cluster
+from particlegen.settings import InputError
+from particlegen.workflow.citations import METHODS, PACKAGE, one_of_each_work
+from particlegen.workflow.engines import engine_recipe
+from particlegen.workflow.isomers.adaptation import run_adaptation
+from particlegen.workflow.isomers.estimates import run_estimates
+from particlegen.workflow.isomers.job import IsomerJob, engine_card
+from particlegen.workflow.isomers.minima import run_minima
+from particlegen.workflow.isomers.production import run_production
+from particlegen.workflow.isomers.report import run_report
+from particlegen.workflow.isomers.run import IsomerRun
+from particlegen.workflow.isomers.schema import IsomerWorkflow
+from particlegen.workflow.kind import Outline, Provenance
+from particlegen.workflow.plans import PlannedStage
+
+__all__ = ["ISOMERS"]
+
+
+class _Isomers:
+    """`kind: isomers`."""
+
+    stages: Mapping[str, Callable[[Any], None]] = {  # noqa: RUF012
+        "minima": run_minima,
+        "adaptation": run_adaptation,
+        "production": run_production,
+        "estimates": run_estimates,
+        "report": run_report,
+    }
+    job = IsomerJob
+    open = IsomerRun
+
+    def build(self, workflow: IsomerWorkflow, relative_to: Path) -> BuiltCluster:
+        """The cluster of the workflow, once its engine is opened."""
+        built = build_cluster(workflow.system, relative_to)
+        name, folder = engine_card(workflow, built, relative_to)
+        engine = made(engine_recipe(built.system, name, None, folder))
+        if "forces" not in getattr(engine, "quantities", ("forces",)):
+            raise InputError(f"key 'energy.engine': {name!r} gives no forces, which local moves need")
+        return built
+
+    def provenance(self, workflow: IsomerWorkflow, built: BuiltCluster, relative_to: Path) -> Provenance:
+        name, folder = engine_card(workflow, built, relative_to)
+        card = catalogue.load("potentials", name, folder)
+        texts = [PACKAGE, *built.citations, *map(str, card.data.get("citations", ()))]
+        keys = ("adaptive flow", "eckart", "coupling", "isir", "hmc", "bar", "r_hat", "pareto_k")
+        return Provenance(
+            _system_hash(built),
+            (built.card, card),
+            {name: engine_digest(name, folder)},
+            one_of_each_work([*texts, *(METHODS[key] for key in keys)]),
+        )
+
+    def workers(self, workflow: IsomerWorkflow) -> int:
+        return 1
+
+    def outline(self, workflow: IsomerWorkflow, built: BuiltCluster) -> Outline:
+        chains, adaptation, production = workflow.chains, workflow.adaptation, workflow.production
+        k, n = len(built.isomers), built.system.n_particles
+        sweep = chains.local_steps * chains.leaps + chains.candidates - 1
+        sweeps = -(-production.samples // chains.count)
+        frame, states = 3 * n - 6, sweeps * chains.count
+        warm = chains.count * (1 + chains.warm_up * chains.leaps)
+        adapt = k * (warm + adaptation.rounds * adaptation.sweeps * chains.count * sweep)
+        mixed = (sweeps + production.discard) * chains.count * sweep if k > 1 else 0
+        produce = k * ((sweeps + production.discard) * chains.count * sweep + production.draws) + mixed
+        names = ", ".join(isomer.name for isomer in built.isomers)
+        stages = (
+            PlannedStage("minima", f"optimise {names}; Hessians by {2 * frame} forces each", k * (2 * frame + 30)),
+            PlannedStage(
+                "adaptation", f"{adaptation.rounds} rounds of {chains.count} chains, {workflow.flow.kind} flows", adapt
+            ),
+            PlannedStage("production", f"{states:,} states and {production.draws:,} draws of each isomer", produce),
+            PlannedStage("estimates", "free energies by BAR, weights and mixture; error budget"),
+            PlannedStage("report", "report.html"),
+        )
+        composition = " ".join(
+            f"{name}{number}" for name, number in zip(built.system.species_names, built.system.composition, strict=True)
+        )
+        return Outline(
+            system=f"{built.system.name}: N = {n} ({composition}), isomers {names}, T = {built.state.temperature:g}",
+            stages=stages,
+            memory_bytes=8.0 * 3 * n * (2 * k * (states + production.draws) + adaptation.kept) + 3e8,
+            disk_bytes=8.0 * k * (states + production.draws) * (3 * n + 5) + 2e6 * k,
+        )
+
+
+ISOMERS = _Isomers()
+
+
+def _system_hash(built: BuiltCluster) -> str:
+    """A digest of the particles, the confinement and the structures that basins and frames rest on."""
+    content = {
+        "species": list(built.system.species),
+        "radius": f"{built.system.geometry.radius:.10g}",  # pyright: ignore[reportAttributeAccessIssue]
+        "reach": f"{built.basins.reach:.10g}",
+        "structures": [[f"{value:.8f}" for value in x.flatten().tolist()] for x in built.basins.references],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

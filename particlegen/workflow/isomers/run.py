@@ -1,0 +1,93 @@
+"""A run on isomers, opened."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, cast
+
+from particlegen.estimate import Estimate
+from particlegen.isomers import BuiltCluster, build_cluster
+from particlegen.system import ParticleSystem
+from particlegen.workflow.isomers.schema import IsomerWorkflow
+from particlegen.workflow.opened import Run, StageStatus, as_estimate
+
+__all__ = ["IsomerRun"]
+
+
+class IsomerRun(Run):
+    """A run of `kind: isomers`; ensembles `production` (states of the chains) and `generated` (draws of the flows)."""
+
+    ensemble = "production"
+
+    @property
+    def headline(self) -> tuple[tuple[str, str], ...]:
+        """The differences of free energies, and what they rest on."""
+        names = list(self.results["isomers"])
+        rows = [
+            (f"delta_free_energy.{key}", f"F({key.replace('-', ') - F(')})")
+            for key in self.results["delta_free_energy"]
+        ]
+        for name in names:
+            rows.append((f"isomers.{name}.acceptance", f"{name}: global moves accepted"))
+            rows.append((f"isomers.{name}.r_hat", f"{name}: R-hat"))
+        return tuple(rows)
+
+    @cached_property
+    def workflow(self) -> IsomerWorkflow:
+        """The canonical workflow."""
+        return cast(IsomerWorkflow, super().workflow)
+
+    @cached_property
+    def built(self) -> BuiltCluster:
+        """System, thermodynamic state, isomers and basins."""
+        return build_cluster(self.workflow.system, self.relative_to)
+
+    @property
+    def system(self) -> ParticleSystem:
+        return self.built.system
+
+    @property
+    def elements(self) -> dict[str, str]:
+        return dict(self.built.symbols)
+
+    def free_energy(self) -> dict[str, Estimate]:
+        """Differences F_b − F_a, all labelled copies included, and by other ways; then F of each isomer."""
+        found: dict[str, Estimate] = {}
+        for key, entry in self.results["delta_free_energy"].items():
+            found[key] = as_estimate(entry)
+            ways = [name for name, value in entry.items() if isinstance(value, dict) and name != "budget"]
+            found |= {f"{key} {name}": as_estimate(entry[name]) for name in ways}
+            found[f"{key} half_width"] = as_estimate(entry["budget"]["half_width"])
+        return found | {name: as_estimate(entry["free_energy"]) for name, entry in self.results["isomers"].items()}
+
+    def status(self) -> list[StageStatus]:
+        isomers, settings = len(self.built.isomers), self.workflow
+        sweeps = -(-settings.production.samples // settings.chains.count)
+        states = float(sweeps * settings.chains.count * isomers)
+        done = float(self.store.length("production"))
+        finished = self.folder.results_file.is_file()
+        units = float(settings.adaptation.rounds * isomers)
+        return [
+            self._counted("minima", float(isomers)),
+            self._counted("adaptation", units),
+            StageStatus("production", _state(done, finished), done, states),
+            StageStatus("estimates", _state(0.0, finished)),
+            StageStatus("report", _state(0.0, self.folder.report_file.is_file())),
+        ]
+
+    def _counted(self, stage: str, total: float) -> StageStatus:
+        steps = [
+            float(entry["fields"]["done"])
+            for entry in self.folder.events()
+            if entry.get("kind") == "progress" and entry.get("stage") == stage and "done" in entry.get("fields", {})
+        ]
+        done = max(steps, default=0.0)
+        return StageStatus(stage, _state(done, done >= total), done, total)
+
+    def write_report(self) -> Path:
+        from particlegen.workflow.isomers.report import write_report
+
+        return write_report(self)
+
+
+def _state(done: float, finished: bool):
+    return "done" if finished else "running" if done else "waiting"

@@ -1,0 +1,123 @@
+"""`kind: isomers`: the sections of a workflow on isomers of a cluster."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from particlegen.flow.coupling import CouplingSettings
+from particlegen.isomers.cards import ClusterSettings
+from particlegen.settings import Section
+from particlegen.workflow.base import WorkflowBase
+
+__all__ = [
+    "AdaptationSettings",
+    "ChainSettings",
+    "EngineSettings",
+    "IsomerStop",
+    "IsomerWorkflow",
+    "ProductionSettings",
+]
+
+
+class EngineSettings(Section):
+    """Which engine answers energies.
+
+    Args:
+        engine: an engine card of `potentials/`, or the path of your own; null for the one that the system's card names.
+        chunk: configurations per task of the executor; few for costly engines, many for fast ones.
+        keep_labels: whether every answer is kept in the run's `labels.db` and never paid for again.
+    """
+
+    engine: str | None = Field(default=None, min_length=1)
+    chunk: int = Field(default=16, ge=1)
+    keep_labels: bool = False
+
+
+class ChainSettings(Section):
+    """The Markov chains of each isomer.
+
+    Args:
+        count: chains of an isomer, all in one batch.
+        leaps: leapfrog steps of a local move (Hamiltonian Monte Carlo); 1 is the Metropolis-adjusted Langevin algorithm.
+        local_steps: local moves of a sweep, which ends with one global move by the flow.
+        candidates: of a global move: the present state and `candidates` − 1 draws of the flow (i-SIR); 2 is close to
+            an independence step.
+        warm_up: local moves from the minimum, with the step tuned, before anything is kept.
+    """
+
+    count: int = Field(default=32, ge=2, le=10_000)
+    leaps: int = Field(default=10, ge=1, le=1_000)
+    local_steps: int = Field(default=4, ge=1, le=10_000)
+    candidates: int = Field(default=4, ge=2, le=1_000)
+    warm_up: int = Field(default=240, ge=24)
+
+
+class AdaptationSettings(Section):
+    """Rounds in which flows learn from the chains that they help to move; nothing of them enters an estimate.
+
+    Args:
+        rounds: of sampling and training; the first has local moves alone.
+        sweeps: of every chain in a round.
+        kept: states per flow that a training sees, the latest ones.
+    """
+
+    rounds: int = Field(default=4, ge=1, le=1_000)
+    sweeps: int = Field(default=50, ge=1)
+    kept: int = Field(default=8_000, ge=64)
+
+
+class ProductionSettings(Section):
+    """Sampling with everything frozen, from which alone estimates are made.
+
+    Args:
+        samples: states of the chains of each isomer, one per sweep and chain; rounded up to whole sweeps.
+        draws: of each isomer's flow, for its importance weights.
+        discard: sweeps before the first state is kept.
+        quenches: states of each isomer that are optimised, to audit the basins.
+        block: sweeps between two checkpoints.
+    """
+
+    samples: int = Field(default=8_000, ge=64)
+    draws: int = Field(default=8_000, ge=64)
+    discard: int = Field(default=20, ge=0)
+    quenches: int = Field(default=50, ge=1)
+    block: int = Field(default=50, ge=1)
+
+
+class IsomerStop(Section):
+    """What a finished run has to reach; below it the exit code is 4.
+
+    Args:
+        r_hat: largest rank-normalised split R-hat of energy, gyration radius and coordination in production.
+        acceptance: smallest share of global moves that move a chain, of every isomer; null to accept any.
+        half_width: largest 95 % half-width of a difference of free energies, in the unit of energy; null to accept any.
+        sigmas: largest distance of two estimates of one difference in their standard errors.
+    """
+
+    r_hat: float | None = Field(default=1.01, gt=1.0)
+    acceptance: float | None = Field(default=0.02, gt=0.0, le=1.0)
+    half_width: float | None = Field(default=None, gt=0.0)
+    sigmas: float | None = Field(default=4.0, gt=0.0)
+
+
+class IsomerWorkflow(WorkflowBase):
+    """Isomers of a cluster: minima → adaptation → production → estimates → report."""
+
+    kind: Literal["isomers"]
+    system: ClusterSettings
+    energy: EngineSettings = EngineSettings()
+    flow: CouplingSettings = CouplingSettings()
+    chains: ChainSettings = ChainSettings()
+    adaptation: AdaptationSettings = AdaptationSettings()
+    production: ProductionSettings = ProductionSettings()
+    stop: IsomerStop = IsomerStop()
+
+    @model_validator(mode="after")
+    def _enough_chains(self) -> "IsomerWorkflow":
+        steps = -(-self.production.samples // self.chains.count)
+        if steps < 8:
+            raise ValueError(
+                f"production.samples: {self.production.samples} states of {self.chains.count} chains are {steps} each; "
+                "at least 8 are needed to compare chains"
+            )
+        return self
