@@ -11,6 +11,7 @@ from particlegen.sampling.independence import LabelledFlows
 from particlegen.sampling.local import HamiltonianMonteCarlo, tuned
 from particlegen.sampling.target import IsomerTarget
 from particlegen.workflow.isomers.job import ADAPTATION, IsomerJob
+from particlegen.workflow.isomers.learning import first_potential, known_potential, learn
 
 __all__ = ["run_adaptation"]
 
@@ -38,11 +39,21 @@ def run_adaptation(job: IsomerJob) -> None:
         tensors, note = _round(job, number, index, tensors, notes.get(name))
         notes[name] = note
         job.save(ADAPTATION, unit + 1, tensors, notes)
-        acceptance = "" if note["global"] is None else f", global acceptance {note['global']:.2f}"
-        said = f"round {number + 1}, {name}: local acceptance {note['local']:.2f}{acceptance}"
+        said = f"round {number + 1}, {name}: {_said(note)}"
         job.emit(Event("progress", ADAPTATION, said, {"done": unit + 1, "total": units}))
         job.check(ADAPTATION)
     job.emit(Event("finished", ADAPTATION, f"{settings.rounds} rounds"))
+
+
+def _said(note: dict[str, Any]) -> str:
+    """How a round went, for a person."""
+    text = f"local acceptance {note['local']:.2f}"
+    if note["global"] is not None:
+        text += f", global {note['global']:.2f}"
+    if note["rounds"]:
+        last = note["rounds"][-1]
+        text += f", {note['labels']} labels, error on new ones {last['energy_rmse']:.4g}"
+    return text
 
 
 def _round(
@@ -50,36 +61,59 @@ def _round(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """One round of one isomer; tensors and notes to go on from."""
     settings, name = job.workflow.adaptation, job.built.isomers[index].name
-    target, stream = job.target(ADAPTATION, index), job.stream(ADAPTATION, index, number)
-    if note is None:
+    stream = job.stream(ADAPTATION, index, number)
+    tensors, note = dict(tensors), dict(note or {"calls": 0, "labels": 0, "rounds": []})
+    potentials = None
+    if job.workflow.learned is not None:
+        potentials = {
+            index: first_potential(job, index, tensors, note)
+            if number == 0
+            else known_potential(job, index, tensors, note)
+        }
+    target = job.target(ADAPTATION, index, potentials=potentials)
+    if number == 0:
         positions, step = _warmed_up(job, target, index, stream)
         flow, kept, flows = job.flow(index), torch.zeros(0, *positions.shape[1:], dtype=torch.float64), None
     else:
         positions, step, kept = tensors[f"{name}.chains"], note["step"], tensors[f"{name}.states"]
         flow = job.flow(index, tensors)
         flows = LabelledFlows({index: flow})
+        positions = _inside(job, target, index, positions)
+        if potentials is not None:
+            # The potential has changed since: so has the step that suits it.
+            local = HamiltonianMonteCarlo(target, step, job.workflow.chains.leaps)
+            local, state = tuned(local, local.init(positions), stream, TUNINGS // 4)
+            positions, step = state.positions, local.step_size
     sweep = job.sweep(target, step, flows)
-    state, infos, states = sweep.init(positions), [], [kept]
+    state, infos, states = sweep.init(positions), [], []
     for _ in range(settings.sweeps):
         state, info = sweep.step(state, stream)
         infos.append(info)
         states.append(state.positions)
-    kept = torch.cat(states)[-settings.kept :]
+    fresh = torch.cat(states)
+    total = sum(infos[1:], infos[0])
+    parts = {key: part.acceptance for key, part in total.parts.items()}
+    note |= {"step": step, "local": parts.get("hmc", parts.get("mala")), "global": parts.get("isir")}
+    note["calls"] += target.engine.calls
+    if potentials is not None:
+        learn(job, number, index, fresh, potentials[index], tensors, note)
+    kept = torch.cat([kept, fresh])[-settings.kept :]
     if number == 0:
         flow.fit_base(kept)
     flow, progress = train_flow(flow, kept, job.seed("flow", index), number, target.engine.provider, target.beta)
-    tensors = tensors | {f"{name}.flow.{key}": value for key, value in flow.state_dict().items()}
+    tensors |= {f"{name}.flow.{key}": value for key, value in flow.state_dict().items()}
     tensors |= {f"{name}.chains": state.positions, f"{name}.states": kept}
-    total = sum(infos[1:], infos[0])
-    parts = {key: part.acceptance for key, part in total.parts.items()}
-    note = {
-        "step": step,
-        "local": parts.get("hmc", parts.get("mala")),
-        "global": parts.get("isir"),
-        "loss": progress.validation_loss,
-        "calls": (note["calls"] if note else 0) + target.engine.calls,
-    }
-    return tensors, note
+    return tensors, note | {"loss": progress.validation_loss}
+
+
+def _inside(job: IsomerJob, target: IsomerTarget, index: int, positions: Tensor) -> Tensor:
+    """Chains that a new potential has put outside its trust region begin again where others are, or at the minimum."""
+    good = target.inside(positions, torch.full((len(positions),), index)).nonzero()[:, 0]
+    if not len(good):
+        return job.minima[index].frame.reference.expand(len(positions), -1, -1)
+    places = torch.arange(len(positions))
+    inside = torch.isin(places, good)
+    return positions[torch.where(inside, places, good[places % len(good)])]
 
 
 def _warmed_up(job: IsomerJob, target: IsomerTarget, index: int, stream: torch.Generator) -> tuple[Tensor, float]:

@@ -1,5 +1,6 @@
 """What the stages of a workflow on isomers are handed, and what they have in common."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from particlegen.energy import Cached, Distributed, EnergyProvider, LabelStore, TorchPairEnergy
+from particlegen.energy import Cached, Distributed, EnergyProvider, LabelStore, PySCFEnergy, TorchPairEnergy
 from particlegen.energy.distributed import made
+from particlegen.energy.kernel_potential import KernelPotential
 from particlegen.flow.coupling import IsomerFlow
 from particlegen.io.checkpoint import Checkpoint
 from particlegen.isomers import BuiltCluster, EckartFrame, HarmonicIsomer
@@ -20,11 +22,16 @@ from particlegen.sampling.target import IsomerTarget
 from particlegen.streams import stream_seed
 from particlegen.workflow.engines import engine_recipe
 from particlegen.workflow.isomers.schema import IsomerWorkflow
+from particlegen.workflow.isomers.surrogate import PiecewiseEnergy, TrustRegion, restored
 from particlegen.workflow.job import Job
 
-__all__ = ["ADAPTATION", "MINIMA", "PRODUCTION", "IsomerJob", "engine_card"]
+__all__ = ["ADAPTATION", "CORRECTION", "MINIMA", "ORIENTATIONS", "PRODUCTION", "IsomerJob", "engine_card"]
 
-MINIMA, ADAPTATION, PRODUCTION = "minima", "adaptation", "production"
+MINIMA, ADAPTATION, PRODUCTION, CORRECTION = "minima", "adaptation", "production", "correction"
+
+
+ORIENTATIONS = 4
+"""In which the scatter of a grid is measured."""
 
 
 def engine_card(workflow: IsomerWorkflow, built: BuiltCluster, relative_to: Path) -> tuple[str, Path]:
@@ -53,7 +60,8 @@ class IsomerJob(Job):
             if isinstance(engine, TorchPairEnergy)
             else Distributed(recipe, self.executor, chunk, self.limits, events=self.listener)
         )
-        self.labels = LabelStore(self.folder.labels_file) if self.workflow.energy.keep_labels else None
+        keep = self.workflow.energy.keep_labels or self.workflow.learned is not None
+        self.labels = LabelStore(self.folder.labels_file) if keep else None
 
     def energies(self, stage: str) -> EnergyProvider:
         """The engine, counted for a stage, its answers kept if the workflow says so."""
@@ -61,6 +69,19 @@ class IsomerJob(Job):
         if self.labels is None:
             return counted
         return Cached(counted, self.labels, chunk=self.workflow.energy.chunk * self.slots)
+
+    def orientation_scatter(self, positions: Tensor) -> float | None:
+        """Standard deviation of the engine's energy over orientations of a configuration; None where it has no grid."""
+        name, folder = engine_card(self.workflow, self.built, self.relative_to)
+        engine = made(engine_recipe(self.built.system, name, None, folder))
+        if not isinstance(engine, PySCFEnergy):
+            return None
+        return float(engine.orientation_scatter(positions, ORIENTATIONS, self.seed("orientation")).std(1).mean())
+
+    def labels_left(self, used: float) -> float:
+        """Answers of the engine that the budget still allows, when this many were asked for."""
+        budget = self.workflow.energy.budget
+        return math.inf if budget is None else max(0.0, budget - used)
 
     def seed(self, stage: str, *keys: int) -> int:
         return stream_seed(self.workflow.seed, stage, *keys)
@@ -77,9 +98,38 @@ class IsomerJob(Job):
             found.append(HarmonicIsomer(frame, float(energy), saved.tensors[f"{isomer.name}.curvatures"]))
         return tuple(found)
 
-    def target(self, stage: str, *isomers: int) -> IsomerTarget:
-        """Boltzmann's law of the engine in the basins of these isomers."""
-        return IsomerTarget(self.energies(stage), self.built.state.beta, self.built.basins.assign, isomers)
+    def target(
+        self, stage: str, *isomers: int, potentials: Mapping[int, KernelPotential] | None = None
+    ) -> IsomerTarget:
+        """The law that is sampled, in the basins of these isomers: that of the engine, or of learned potentials.
+
+        Args:
+            stage: what the calls are counted for.
+            isomers: indices.
+            potentials: in the place of those that the adaptation ended with.
+        """
+        learned, beta, basins = self.workflow.learned, self.built.state.beta, self.built.basins
+        if learned is None:
+            return IsomerTarget(self.energies(stage), beta, basins.assign, isomers)
+        known = self.potentials if potentials is None else potentials
+        single = known[isomers[0]] if len(isomers) == 1 else PiecewiseEnergy([known[k] for k in sorted(known)], basins)
+        trusted = TrustRegion(basins, {k: known[k] for k in isomers}, learned.trust / beta)
+        return IsomerTarget(self.counted(single, stage), beta, trusted, isomers)
+
+    def sampled(self, isomer: int, stage: str) -> EnergyProvider:
+        """What the chains of an isomer run on in production: the engine, or its learned potential."""
+        if self.workflow.learned is None:
+            return self.energies(stage)
+        return self.counted(self.potentials[isomer], stage)
+
+    @cached_property
+    def potentials(self) -> dict[int, KernelPotential]:
+        """The learned potentials, frozen."""
+        system, saved = self.built.system, self.adapted
+        return {
+            number: restored(system, isomer.name, saved.tensors, saved.metadata[isomer.name]["model"])
+            for number, isomer in enumerate(self.built.isomers)
+        }
 
     def flow(self, isomer: int, tensors: Mapping[str, Tensor] | None = None) -> IsomerFlow:
         """The flow of an isomer: with what a checkpoint of the adaptation holds, or before any training."""

@@ -14,6 +14,7 @@ from particlegen.settings import InputError
 from particlegen.workflow.citations import METHODS, PACKAGE, one_of_each_work
 from particlegen.workflow.engines import engine_recipe
 from particlegen.workflow.isomers.adaptation import run_adaptation
+from particlegen.workflow.isomers.correction import run_correction
 from particlegen.workflow.isomers.estimates import run_estimates
 from particlegen.workflow.isomers.job import IsomerJob, engine_card
 from particlegen.workflow.isomers.minima import run_minima
@@ -30,10 +31,11 @@ __all__ = ["ISOMERS"]
 class _Isomers:
     """`kind: isomers`."""
 
-    stages: Mapping[str, Callable[[Any], None]] = {  # noqa: RUF012
+    stages: Mapping[str, Callable[[Any], None]] = {
         "minima": run_minima,
         "adaptation": run_adaptation,
         "production": run_production,
+        "correction": run_correction,
         "estimates": run_estimates,
         "report": run_report,
     }

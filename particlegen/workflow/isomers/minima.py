@@ -8,6 +8,7 @@ from particlegen.isomers import Basins, EckartFrame, hessian, optimise
 from particlegen.settings import InputError
 from particlegen.units import energy_unit
 from particlegen.workflow.isomers.job import MINIMA, IsomerJob
+from particlegen.workflow.isomers.labels import Recorded, label_tensors
 
 __all__ = ["run_minima"]
 
@@ -40,7 +41,8 @@ def run_minima(job: IsomerJob) -> None:
     provider = Counted(job.energies(MINIMA), ledger, MINIMA)
     job.emit(Event("started", MINIMA, f"optimise {len(isomers)} isomers with {provider.name}"))
     for number, isomer in enumerate(isomers[done:], start=done):
-        x, energy = optimise(provider, isomer.structure, LARGEST_FORCE[units])
+        recorded = Recorded(provider)
+        x, energy = optimise(recorded, isomer.structure, LARGEST_FORCE[units])
         found = int(job.built.basins.assign(x[None])[0])
         if found != number:
             where = isomers[found].name if 0 <= found < len(isomers) else "none of those asked for"
@@ -49,8 +51,10 @@ def run_minima(job: IsomerJob) -> None:
                 "this engine: give another structure, or leave it out of system.isomers"
             )
         frame = EckartFrame(x, job.built.system.species, TOLERANCE[units])
-        harmonic = hessian(provider, frame, energy, HESSIAN_STEP[units], isomer.name)
+        harmonic = hessian(recorded, frame, energy, HESSIAN_STEP[units], isomer.name)
         tensors |= {f"{isomer.name}.structure": x, f"{isomer.name}.curvatures": harmonic.curvatures}
+        if job.workflow.learned is not None:
+            tensors |= label_tensors(isomer.name, recorded.labels)
         energies.append(energy)
         labels.append(frame.symmetry.label)
         notes = {"energies": energies, "point_groups": labels, "calls": calls + ledger.total_calls(provider.name)}

@@ -15,7 +15,7 @@ from particlegen.sampling.independence import LabelledFlows
 from particlegen.settings import RunError
 from particlegen.workflow.isomers.job import PRODUCTION, IsomerJob
 
-__all__ = ["AUDIT", "CHAINS", "DRAWS", "MIXTURE", "run_production"]
+__all__ = ["AUDIT", "CHAINS", "DRAWS", "MIXTURE", "run_production", "spread_states"]
 
 CHAINS, DRAWS = "production", "generated"
 """Ensembles of the run store: states of the chains, draws of the flows."""
@@ -176,21 +176,23 @@ def _audit(job: IsomerJob) -> None:
     ends = Basins(minima, job.built.system.species, SAME * mean)
     counts = torch.zeros(len(isomers), len(isomers) + 1, dtype=torch.int64)
     ledger = Ledger()
-    provider = Counted(job.energies(AUDIT), ledger, AUDIT)
+    asked = 0
     for index in range(len(isomers)):
-        for x in _spread(job, index):
+        provider = Counted(job.sampled(index, AUDIT), ledger, AUDIT)
+        for x in spread_states(job, index, job.workflow.production.quenches):
             try:
                 quenched, _ = optimise(provider, x, QUENCHED[units])
             except RunError:
                 counts[index, -1] += 1
                 continue
             counts[index, int(ends.assign(quenched[None])[0])] += 1
-    job.save(AUDIT, 1, {"counts": counts}, {"calls": ledger.total_calls(provider.name)})
+        asked += ledger.take(AUDIT)[provider.name].calls
+    job.save(AUDIT, 1, {"counts": counts}, {"calls": asked})
 
 
-def _spread(job: IsomerJob, index: int) -> Iterator[Tensor]:
-    owner = job.store.read(CHAINS, "isomer")
-    rows = np.flatnonzero(owner == index)
+def spread_states(job: IsomerJob, index: int, count: int) -> Iterator[Tensor]:
+    """`count` states `(N, 3)` of an isomer's production, evenly spread over chains and time."""
+    rows = np.flatnonzero(job.store.read(CHAINS, "isomer") == index)
     positions = job.store.read(CHAINS, "position")
-    for row in rows[np.unique(np.linspace(0, len(rows) - 1, job.workflow.production.quenches).astype(int))]:
+    for row in rows[np.unique(np.linspace(0, len(rows) - 1, count).astype(int))]:
         yield torch.from_numpy(positions[row])

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import cast
 
 from particlegen.estimate import Estimate
 from particlegen.isomers import BuiltCluster, build_cluster

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from particlegen.energy.kernel_training import KernelSettings
 from particlegen.flow.coupling import CouplingSettings
 from particlegen.isomers.cards import ClusterSettings
 from particlegen.settings import Section
@@ -12,9 +13,11 @@ from particlegen.workflow.base import WorkflowBase
 __all__ = [
     "AdaptationSettings",
     "ChainSettings",
+    "CorrectionSettings",
     "EngineSettings",
     "IsomerStop",
     "IsomerWorkflow",
+    "LearnedEnergy",
     "ProductionSettings",
 ]
 
@@ -26,11 +29,14 @@ class EngineSettings(Section):
         engine: an engine card of `potentials/`, or the path of your own; null for the one that the system's card names.
         chunk: configurations per task of the executor; few for costly engines, many for fast ones.
         keep_labels: whether every answer is kept in the run's `labels.db` and never paid for again.
+        budget: answers of the engine that the whole run may ask for; null for no limit. Where it ends a learned run
+            early, the exit code is 4.
     """
 
     engine: str | None = Field(default=None, min_length=1)
     chunk: int = Field(default=16, ge=1)
     keep_labels: bool = False
+    budget: int | None = Field(default=None, ge=1)
 
 
 class ChainSettings(Section):
@@ -38,7 +44,8 @@ class ChainSettings(Section):
 
     Args:
         count: chains of an isomer, all in one batch.
-        leaps: leapfrog steps of a local move (Hamiltonian Monte Carlo); 1 is the Metropolis-adjusted Langevin algorithm.
+        leaps: leapfrog steps of a local move (Hamiltonian Monte Carlo); 1 is the Metropolis-adjusted
+            Langevin algorithm.
         local_steps: local moves of a sweep, which ends with one global move by the flow.
         candidates: of a global move: the present state and `candidates` − 1 draws of the flow (i-SIR); 2 is close to
             an independence step.
@@ -50,6 +57,44 @@ class ChainSettings(Section):
     local_steps: int = Field(default=4, ge=1, le=10_000)
     candidates: int = Field(default=4, ge=2, le=1_000)
     warm_up: int = Field(default=240, ge=24)
+
+
+class LearnedEnergy(Section):
+    """A learned potential for each isomer in the place of the engine, fitted on the fly; absent: the engine itself.
+
+    Chains run on the potential. It starts from what the optimisation and the Hessian cost, and in every round it gets
+    labels where its own uncertainty is largest among the states of the chains, kept apart from each other. What it says
+    of a label before it learns it is its honest error. When the rounds are over it is frozen.
+
+    Args:
+        potential: the model and its fit.
+        rounds: of the adaptation in which labels are asked for, the first ones; the others adapt flows alone.
+        per_round: labels of each isomer in a round.
+        trust: chains may not go where the predicted standard deviation of the energy is above this many kT.
+        largest_failures: share of engine calls that may fail before the run ends.
+    """
+
+    potential: KernelSettings = KernelSettings()
+    rounds: int = Field(default=6, ge=1, le=1_000)
+    per_round: int = Field(default=10, ge=1, le=10_000)
+    trust: float = Field(default=1.0, gt=0.0)
+    largest_failures: float = Field(default=0.3, gt=0.0, le=1.0)
+
+
+class CorrectionSettings(Section):
+    """From the learned potential to the engine, in two ways that have to agree.
+
+    Args:
+        labels: independent states of each isomer's production that the engine answers, for one-sided reweighting.
+        chains: delayed-acceptance chains of each isomer, whose proposals the engine decides.
+        decisions: of each of these chains; 0 for none.
+        sweeps: of the learned potential's chains between two decisions.
+    """
+
+    labels: int = Field(default=60, ge=8)
+    chains: int = Field(default=8, ge=1)
+    decisions: int = Field(default=8, ge=0)
+    sweeps: int = Field(default=5, ge=1)
 
 
 class AdaptationSettings(Section):
@@ -90,22 +135,27 @@ class IsomerStop(Section):
     Args:
         r_hat: largest rank-normalised split R-hat of energy, gyration radius and coordination in production.
         acceptance: smallest share of global moves that move a chain, of every isomer; null to accept any.
+        surrogate_rmse: largest error of a learned potential on the labels of the correction, which it never saw, in the
+            unit of energy; null to accept any.
         half_width: largest 95 % half-width of a difference of free energies, in the unit of energy; null to accept any.
         sigmas: largest distance of two estimates of one difference in their standard errors.
     """
 
     r_hat: float | None = Field(default=1.01, gt=1.0)
     acceptance: float | None = Field(default=0.02, gt=0.0, le=1.0)
+    surrogate_rmse: float | None = Field(default=None, gt=0.0)
     half_width: float | None = Field(default=None, gt=0.0)
     sigmas: float | None = Field(default=4.0, gt=0.0)
 
 
 class IsomerWorkflow(WorkflowBase):
-    """Isomers of a cluster: minima → adaptation → production → estimates → report."""
+    """Isomers of a cluster: minima → adaptation → production → correction → estimates → report."""
 
     kind: Literal["isomers"]
     system: ClusterSettings
     energy: EngineSettings = EngineSettings()
+    learned: LearnedEnergy | None = None
+    correction: CorrectionSettings = CorrectionSettings()
     flow: CouplingSettings = CouplingSettings()
     chains: ChainSettings = ChainSettings()
     adaptation: AdaptationSettings = AdaptationSettings()

@@ -1,0 +1,102 @@
+"""The learned potential of an isomer in a round: labels asked for, its error told, refitted."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from particlegen.energy.kernel_potential import KernelPotential
+from particlegen.events import Event
+from particlegen.learning import select, sorted_inverse_distances
+from particlegen.workflow.isomers.job import ADAPTATION, MINIMA, IsomerJob
+from particlegen.workflow.isomers.labels import Recorded, joined, label_tensors, taken
+from particlegen.workflow.isomers.schema import LearnedEnergy
+from particlegen.workflow.isomers.surrogate import fitted, model_of, potential_tensors, restored
+
+__all__ = ["first_potential", "known_potential", "labels_reserved", "learn"]
+
+
+def labels_reserved(job: IsomerJob) -> int:
+    """Labels that the correction of all isomers takes, kept from the learning."""
+    wanted = job.workflow.correction
+    return len(job.built.isomers) * (wanted.labels + wanted.chains * (wanted.decisions + (wanted.decisions > 0)))
+
+
+def first_potential(job: IsomerJob, index: int, tensors: dict[str, Tensor], note: dict[str, Any]) -> KernelPotential:
+    """The potential of what optimisation and Hessian asked for; put into tensors and note."""
+    name, saved = job.built.isomers[index].name, job.load(MINIMA)
+    if saved is None:
+        raise RuntimeError("the stage 'minima' has to run first")
+    tensors |= {key: value for key, value in saved.tensors.items() if key.startswith(f"{name}.labels.")}
+    return _refit(job, index, tensors, note)
+
+
+def known_potential(job: IsomerJob, index: int, tensors: dict[str, Tensor], note: dict[str, Any]) -> KernelPotential:
+    """The potential that the last round left."""
+    return restored(job.built.system, job.built.isomers[index].name, tensors, note["model"])
+
+
+def _settings(job: IsomerJob) -> LearnedEnergy:
+    learned = job.workflow.learned
+    if learned is None:
+        raise RuntimeError("this workflow learns no potential")
+    return learned
+
+
+def _refit(job: IsomerJob, index: int, tensors: dict[str, Tensor], note: dict[str, Any]) -> KernelPotential:
+    name, frame = job.built.isomers[index].name, job.minima[index].frame
+    potential, left_out = fitted(job.built.system, taken(name, tensors), frame.reference, _settings(job).potential)
+    for key in [key for key in tensors if key.startswith(f"{name}.potential.")]:
+        del tensors[key]
+    tensors |= potential_tensors(name, potential)
+    note |= {"model": model_of(potential), "left_out_rmse": left_out}
+    return potential
+
+
+def learn(
+    job: IsomerJob,
+    number: int,
+    index: int,
+    states: Tensor,
+    potential: KernelPotential,
+    tensors: dict[str, Tensor],
+    note: dict[str, Any],
+) -> None:
+    """Ask for labels of a round's states, tell the potential's error on them, and refit it on all labels.
+
+    Nothing happens when the rounds of learning are over or the budget is.
+
+    Raises:
+        RunError: too many labels failed.
+    """
+    learned, name = _settings(job), job.built.isomers[index].name
+    minima = job.load(MINIMA)
+    used = float(minima.metadata["calls"]) if minima else 0.0
+    others = job.load(ADAPTATION)
+    notes = dict(others.metadata) if others else {}
+    used += sum(int(other["labels"]) for key, other in notes.items() if key != name) + note["labels"]
+    count = int(min(learned.per_round, job.labels_left(used + labels_reserved(job))))
+    if number >= learned.rounds or count < 1:
+        if number < learned.rounds:
+            job.emit(Event("warning", ADAPTATION, f"{name}: the label budget ended the learning in round {number + 1}"))
+            note["budget_ended"] = True
+        return
+    held = taken(name, tensors)["positions"]
+    descriptor = sorted_inverse_distances(job.built.system)
+    uncertainty = potential.deviation(states).cpu()
+    chosen = states[select(states, uncertainty, torch.ones_like(uncertainty), count, descriptor, held)]
+    recorded = Recorded(job.energies(ADAPTATION))
+    predicted = potential.evaluate(chosen).energy.detach()
+    found = recorded.evaluate(chosen, ("energy", "forces"))
+    note["labels"] += recorded.asked
+    recorded.check(learned.largest_failures)
+    gap = (found.energy.cpu() - predicted)[found.ok.cpu()]
+    report = {
+        "labels": note["labels"],
+        "energy_rmse": float(gap.square().mean().sqrt()),
+        "energy_bias": float(gap.mean()),
+        "deviation": float(potential.deviation(chosen).mean()),
+    }
+    tensors |= label_tensors(name, joined(taken(name, tensors), recorded.labels))
+    _refit(job, index, tensors, note)
+    note["rounds"] = [*note["rounds"], report]

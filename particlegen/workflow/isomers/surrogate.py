@@ -1,0 +1,113 @@
+"""Learned potentials of isomers in the place of the engine: where they may be used, fitted, kept and found again."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from particlegen.energy import EnergyProvider, EnergyResult
+from particlegen.energy.kernel_potential import KernelModel, KernelPotential, KernelWeights
+from particlegen.energy.kernel_training import KernelSettings, fit_kernel
+from particlegen.energy.provider import check_request
+from particlegen.geometry import Positions
+from particlegen.isomers import Basins
+from particlegen.system import ParticleSystem
+from particlegen.workflow.isomers.labels import label_set
+
+__all__ = ["PiecewiseEnergy", "TrustRegion", "fitted", "model_of", "potential_tensors", "restored"]
+
+
+class TrustRegion:
+    """The basins, less what a learned potential knows too little of: an indicator for `IsomerTarget`.
+
+    Far from its labels a potential says anything, false minima among it. What is cut off is part of the law that is
+    sampled, by the learned potential and by the engine alike; that it holds next to no weight is told by the deviations
+    of the states in production (`beyond_half`).
+
+    Args:
+        basins: isomers by geometry.
+        potentials: by index of the isomer.
+        limit: largest predicted standard deviation of the energy.
+    """
+
+    def __init__(self, basins: Basins, potentials: Mapping[int, KernelPotential], limit: float):
+        self._basins, self._potentials, self._limit = basins, dict(potentials), limit
+
+    def __call__(self, x: Positions) -> Int64[Tensor, " batch"]:
+        labels = self._basins.assign(x)
+        for index, potential in self._potentials.items():
+            rows = (labels == index).nonzero()[:, 0]
+            if len(rows):
+                known = potential.deviation(x[rows]).cpu() <= self._limit
+                labels[rows[~known]] = -1
+        return labels
+
+
+class PiecewiseEnergy:
+    """Each isomer's own potential, used for what is nearest to that isomer; itself a provider.
+
+    Args:
+        potentials: by index of the isomer, 0 to the number of isomers less one.
+        basins: whose nearest isomer decides, whatever its reach.
+    """
+
+    differentiable = False
+    name = "learned"
+
+    def __init__(self, potentials: Sequence[EnergyProvider], basins: Basins):
+        self._potentials, self._basins = tuple(potentials), basins
+
+    @property
+    def system(self) -> ParticleSystem:
+        return self._potentials[0].system
+
+    @property
+    def device(self) -> torch.device:
+        return self._potentials[0].device
+
+    def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
+        """As the potentials' own; no virial."""
+        check_request(self.system, positions, want, ("forces",))
+        nearest = self._basins.distances(positions)[:, : len(self._potentials)].argmin(1)
+        energy = torch.full((len(positions),), torch.nan, dtype=torch.float64)
+        forces = torch.full(positions.shape, torch.nan, dtype=torch.float64) if "forces" in want else None
+        ok, reasons = torch.zeros(len(positions), dtype=torch.bool), [None] * len(positions)
+        for index, potential in enumerate(self._potentials):
+            rows = (nearest == index).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            found = potential.evaluate(positions[rows], want)
+            energy[rows], ok[rows] = found.energy.detach().cpu(), found.ok.cpu()
+            if forces is not None and found.forces is not None:
+                forces[rows] = found.forces.detach().cpu()
+            for row, reason in zip(rows.tolist(), found.reasons, strict=True):
+                reasons[row] = reason
+        return EnergyResult(energy, forces, None, ok, tuple(reasons))
+
+
+def fitted(
+    system: ParticleSystem, labels: Mapping[str, Tensor], reference: Tensor, settings: KernelSettings
+) -> tuple[KernelPotential, float]:
+    """The potential of an isomer's labels, and its error on each as predicted from the others (root mean square)."""
+    potential, errors = fit_kernel(label_set(system, labels), reference, settings)
+    return potential, errors.energy_rmse
+
+
+def potential_tensors(name: str, potential: KernelPotential) -> dict[str, Tensor]:
+    """A potential as tensors of a checkpoint; `model_of` is what goes with them."""
+    return {f"{name}.potential.{key}": value for key, value in potential.weights.tensors().items()}
+
+
+def model_of(potential: KernelPotential) -> dict[str, Any]:
+    return potential.model.model_dump(mode="json")
+
+
+def restored(
+    system: ParticleSystem, name: str, tensors: Mapping[str, Tensor], model: Mapping[str, Any]
+) -> KernelPotential:
+    """A potential as a checkpoint holds it."""
+    prefix = f"{name}.potential."
+    own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return KernelPotential(system, KernelModel.model_validate(model), KernelWeights(**own))
