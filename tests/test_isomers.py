@@ -157,6 +157,19 @@ def test_a_copy_elsewhere_is_not_in_the_cell():
     torch.testing.assert_close(frame.fold(-frame.reference[None]), torch.zeros(1, 6, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("label", ["C2v", "C1", "D2h", "D3h", "Oh"])
+def test_cell_by_the_short_way_and_by_all_copies(label):
+    """Near the reference nothing is compared; the answer is that of the comparison with every copy."""
+    generator = torch.Generator().manual_seed(9)
+    frame, slow = (EckartFrame(structure(label), (0,) * len(GROUPS[label])) for _ in range(2))
+    slow.__dict__["_half_way"] = 0.0
+    d = torch.randn(600, frame.dimensions, generator=generator, dtype=torch.float64)
+    d = d / d.norm(dim=1, keepdim=True) * torch.linspace(0.0, 3.0, 600, dtype=torch.float64)[:, None]
+    inside, near = slow.in_cell(d), d.norm(dim=1) < frame._half_way
+    assert 0 < int(near.sum()) and 0 < int(inside.sum()) < 600
+    assert torch.equal(frame.in_cell(d), inside)
+
+
 def test_largest_overlap_against_singular_values():
     generator = torch.Generator().manual_seed(7)
     matrices = torch.randn(50, 4, 3, 3, generator=generator, dtype=torch.float64)

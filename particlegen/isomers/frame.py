@@ -169,9 +169,14 @@ class EckartFrame:
     def in_cell(self, d: Float[Tensor, "batch d"]) -> Bool[Tensor, " batch"]:
         """Whether the reference is the nearest copy, in the orientation that it has; False for displacements beyond."""
         y = self.to_cartesian(d)
-        overlap = torch.einsum("bni,ni->b", y, self.reference.to(d))
-        nearest = self._nearest(y)[1]
-        return overlap >= nearest - _TIE * nearest.abs()
+        # Distances up to rotation obey the triangle inequality: what is closer than half way is not compared.
+        upright = torch.linalg.eigvalsh(self._eckart_matrix(y))[:, 0] > 0
+        inside = upright & (d.norm(dim=1) < self._half_way)
+        far = ~inside
+        overlap = torch.einsum("bni,ni->b", y[far], self.reference.to(d))
+        nearest = self._nearest(y[far])[1]
+        inside[far] = overlap >= nearest - _TIE * nearest.abs()
+        return inside
 
     def log_volume(self, d: Float[Tensor, "batch d"]) -> Float[Tensor, " batch"]:
         """ln[M 8π² det G(d)/√det I₀]: the volume of configurations, of all orientations and copies, per volume of d.
@@ -191,6 +196,18 @@ class EckartFrame:
         overlap = torch.einsum("bni,nj->bij", y, self.reference.to(y))
         trace = torch.diagonal(overlap, dim1=1, dim2=2).sum(1)
         return trace[:, None, None] * torch.eye(3, dtype=y.dtype, device=y.device) - overlap
+
+    @cached_property
+    def _half_way(self) -> float:
+        """Half the distance to the nearest other labelled copy; infinite where there is none."""
+        if self.copies == 1:
+            return math.inf
+        permutations, signs = self._copies
+        products = torch.einsum("ni,mj->nmij", self.reference, self.reference)
+        columns = torch.arange(len(self.species))
+        matrices = torch.stack([products[p, columns].sum(0) for p in permutations[1:]])[None]
+        overlap = float(_largest_overlap(matrices, signs[1:]).max())
+        return (0.5 * max(0.0, float(self.reference.square().sum()) - overlap)) ** 0.5
 
     def _nearest(self, y: Positions) -> tuple[Tensor, Tensor]:
         """Index of the nearest copy `(batch,)`, and its overlap max_R Σ_i a_i · R y_i; `y` centred."""
