@@ -166,7 +166,7 @@ def test_cell_by_the_short_way_and_by_all_copies(label):
     d = torch.randn(600, frame.dimensions, generator=generator, dtype=torch.float64)
     d = d / d.norm(dim=1, keepdim=True) * torch.linspace(0.0, 3.0, 600, dtype=torch.float64)[:, None]
     inside, near = slow.in_cell(d), d.norm(dim=1) < frame._half_way
-    assert 0 < int(near.sum()) and 0 < int(inside.sum()) < 600
+    assert near.any() and inside.any() and not inside.all()
     assert torch.equal(frame.in_cell(d), inside)
 
 
