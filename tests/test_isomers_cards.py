@@ -1,18 +1,22 @@
 """Cards of clusters: the catalogue's isomers are minima of their engines; what a card must not be is refused."""
 
+import json
 import shutil
 
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 from particlegen import catalogue
+from particlegen.cli import app
 from particlegen.energy import SystemSettings, build_system, open_engine
 from particlegen.geometry import FreeSpace
 from particlegen.isomers import (
     ClusterSettings,
     EckartFrame,
     build_cluster,
+    cluster_energy_of_file,
     hessian,
     load_cluster_card,
     optimise,
@@ -89,6 +93,24 @@ def test_a_card_and_its_overrides():
     # what is an isomer does not depend on which others are asked for
     assert fewer.basins.assign(structures).tolist() == [1, -1, -1, 0]
     assert (fewer.state.temperature, fewer.system.geometry) == (0.2, FreeSpace(3, 3.0))
+
+
+def test_energies_of_structures_under_a_cluster_card(tmp_path):
+    structures = catalogue.root() / "systems" / "structures"
+    run = CliRunner().invoke(
+        app, ["energy", "--system", "lj7", str(structures / "lj7_capped_octahedron.xyz"), "--json"]
+    )
+    assert run.exit_code == 0, run.output
+    assert json.loads(run.stdout)[0]["energy"] == pytest.approx(-15.935043, abs=1e-6)
+    (row,) = cluster_energy_of_file("ag6_emt", structures / "ag6_emt_octahedron.xyz")
+    assert row["energy"] == pytest.approx(4.219497, abs=1e-6)
+    # another engine than the card's, and fewer particles than in the card
+    (tmp_path / "pair.xyz").write_text("2\n\nAg 0 0 0\nAg 0 0 2.6\n")
+    (pair,) = cluster_energy_of_file("ag6", tmp_path / "pair.xyz", engine="ase_emt")
+    assert pair["n_particles"] == 2 and pair["energy"] > 0
+    (tmp_path / "box.xyz").write_text('1\nLattice="9 0 0 0 9 0 0 0 9"\nAg 0 0 0\n')
+    with pytest.raises(InputError, match=r"box\.xyz: frame 1: system 'ag6_emt': .* has no box"):
+        cluster_energy_of_file("ag6_emt", tmp_path / "box.xyz")
 
 
 # --- a user's own card ----------------------------------------------------------------------------------------------

@@ -77,14 +77,17 @@ def energy(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Structures: .xyz, .extxyz, .exyz.")],
     system: Annotated[str, typer.Option("--system", metavar="NAME", help="A system card, or a path to your own.")],
     engine: Annotated[
-        str | None, typer.Option("--engine", metavar="CARD", help="Card of an engine; default: torch, pair potential.")
+        str | None, typer.Option("--engine", metavar="CARD", help="Card of an engine; default: the system card's.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Energies of the structures in a file; N, box and species come from the file."""
+    from particlegen import catalogue
     from particlegen.energy import energy_of_file
+    from particlegen.isomers import cluster_energy_of_file
 
-    found = energy_of_file(system, file, engine=engine)
+    cluster = catalogue.load("systems", system).data.get("kind") == "cluster"
+    found = (cluster_energy_of_file if cluster else energy_of_file)(system, file, engine=engine)
     if json:
         print_json(found)
         return

@@ -7,7 +7,7 @@ from particlegen.energy.cached import Cached
 from particlegen.energy.canonical import CanonicalFrame, canonical_frame
 from particlegen.energy.distributed import Distributed, Recipe
 from particlegen.energy.engine_cards import open_engine
-from particlegen.energy.files import energy_of_file
+from particlegen.energy.files import energies_of_frames, energy_of_file
 from particlegen.energy.fingerprint import Reproducible, geometry_hash, settings_hash
 from particlegen.energy.formulas import PairPotential, even_power_energy
 from particlegen.energy.label import Label
@@ -73,6 +73,7 @@ __all__ = [
     "ase_calculator",
     "build_system",
     "canonical_frame",
+    "energies_of_frames",
     "energy_of_file",
     "even_power_energy",
     "export_labels",

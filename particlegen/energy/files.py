@@ -1,7 +1,7 @@
 """Energies of the structures in a file, under a system card."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from particlegen.energy.provider import EnergyProvider
 from particlegen.io.structures import Structure, iter_structures
 from particlegen.settings import InputError
 
-__all__ = ["energy_of_file"]
+__all__ = ["energies_of_frames", "energy_of_file"]
 
 _FRAMES_PER_BATCH = 4096
 
@@ -49,17 +49,35 @@ def energy_of_file(
         InputError: the card or the file is wrong, or they do not fit each other; names the key, or file and frame.
     """
     settings = SystemSettings(card=card) if isinstance(card, str) else card
+
+    def opened(first: Structure) -> EnergyProvider:
+        built = build_system(settings, relative_to, structure=first)
+        if engine is None:
+            return TorchPairEnergy(built.system, built.potential)
+        return open_engine(built.system, engine, built.potential, relative_to)
+
+    return energies_of_frames(opened, path, format)
+
+
+def energies_of_frames(
+    opened: Callable[[Structure], EnergyProvider], path: Path | str, format: str | None = None
+) -> list[dict[str, Any]]:
+    """Energy of every frame of a structure file, in the form of `energy_of_file`.
+
+    Args:
+        opened: the engine for successive frames that are alike, from the first of them.
+        path, format: see `iter_structures`.
+
+    Raises:
+        InputError: names file and frame.
+    """
     results: list[dict[str, Any]] = []
     for _, frames in groupby(iter_structures(path, format), key=_signature):
         first = next(frames)
         try:
-            built = build_system(settings, relative_to, structure=first)
+            provider = opened(first)
         except InputError as error:
             raise InputError(f"{path}: frame {len(results) + 1}: {error}") from error
-        if engine is None:
-            provider = TorchPairEnergy(built.system, built.potential)
-        else:
-            provider = open_engine(built.system, engine, built.potential, relative_to)
         for batch in _batches(chain([first], frames)):
             results += _rows(provider, batch)
     return results

@@ -2,6 +2,7 @@
 
 from particlegen.isomers.basins import Basins
 from particlegen.isomers.cards import BuiltCluster, ClusterCard, ClusterSettings, build_cluster, load_cluster_card
+from particlegen.isomers.files import cluster_energy_of_file
 from particlegen.isomers.frame import EckartFrame
 from particlegen.isomers.harmonic import HarmonicIsomer, hessian, optimise
 from particlegen.isomers.symmetry import Symmetry, point_group
@@ -15,6 +16,7 @@ __all__ = [
     "HarmonicIsomer",
     "Symmetry",
     "build_cluster",
+    "cluster_energy_of_file",
     "hessian",
     "load_cluster_card",
     "optimise",

@@ -16,7 +16,7 @@ from particlegen.catalogue import Card
 from particlegen.energy.build import species_of_file
 from particlegen.energy.cards import KnownValue, Positive, load_potential
 from particlegen.geometry import FreeSpace
-from particlegen.io.structures import read_structures
+from particlegen.io.structures import Structure, read_structures
 from particlegen.isomers.basins import Basins
 from particlegen.isomers.frame import EckartFrame
 from particlegen.settings import InputError, Section
@@ -24,7 +24,7 @@ from particlegen.system import Isomer, ParticleSystem, ThermodynamicState
 from particlegen.units import Units
 from particlegen.validation import near_matches, parse_section
 
-__all__ = ["BuiltCluster", "ClusterCard", "ClusterSettings", "build_cluster", "load_cluster_card"]
+__all__ = ["BuiltCluster", "ClusterCard", "ClusterSettings", "build_cluster", "check_free", "load_cluster_card"]
 
 IsomerName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Number = Annotated[int, Field(ge=1, le=100)]
@@ -204,6 +204,12 @@ def build_cluster(settings: ClusterSettings, relative_to: Path | None = None) ->
     )
 
 
+def check_free(where: str, frame: Structure) -> None:
+    """Raises InputError, beginning with `where`, for a structure in a box or a plane."""
+    if frame.lengths is not None or frame.dim != 3:
+        raise InputError(f"{where}: a cluster is three-dimensional and has no box; write a plain xyz file")
+
+
 def _check_engine(raw: Card, card: ClusterCard) -> None:
     """The engine's card is there; a pair potential is for these species in these units."""
     try:
@@ -229,8 +235,7 @@ def _structure(raw: Card, card: ClusterCard, name: str, system: ParticleSystem) 
     if len(frames) != 1:
         raise InputError(f"{where}: the file has {len(frames)} structures; keep one")
     frame = frames[0]
-    if frame.lengths is not None or frame.dim != 3:
-        raise InputError(f"{where}: a cluster is three-dimensional and has no box; write a plain xyz file")
+    check_free(where, frame)
     species = species_of_file(where, card.symbols, frame)
     if sorted(species) != list(system.species):
         read = {kind: species.count(index) for index, kind in enumerate(card.composition)}
