@@ -172,9 +172,10 @@ def _check_antipode(network: VelocityNetwork, system: ParticleSystem, t: Tensor,
 def check_flow(flow: Flow, *, samples: int = 16, factor: float = 5.0, atol: float = 1e-3, seed: int = 0) -> None:
     """Holds a flow to the contract of `Flow`.
 
-    Checked: shapes, float64, positions in the box, errors that are finite and not negative; the generator decides the
-    samples alone, to the byte; `log_prob` of samples agrees with their `log_q` within the errors stated; log-densities
-    independent of the batch and of lattice vectors; the input left untouched; no samples when none are asked for.
+    Checked: shapes, float64, positions in the box if there is one; log q finite, or +∞ for samples without a weight;
+    errors that are finite and not negative; the generator decides the samples alone, to the byte; `log_prob` of samples
+    agrees with their `log_q` within the errors stated; log-densities independent of the batch and of lattice vectors,
+    in free space of position and orientation; the input left untouched; no samples when none are asked for.
 
     Args:
         flow: the implementation, with exact likelihood (random probes differ between the two directions).
@@ -195,24 +196,31 @@ def check_flow(flow: Flow, *, samples: int = 16, factor: float = 5.0, atol: floa
         array = getattr(first, name)
         _require(tuple(array.shape) == shape, f"{name} has shape {tuple(array.shape)}, expected {shape}")
         _require(array.dtype == torch.float64, f"{name} is {array.dtype}, expected float64")
-        _require(bool(array.isfinite().all()), f"{name} is not finite")
+        finite = array.isfinite() | (array == torch.inf) if name == "log_q" else array.isfinite()
+        _require(bool(finite.all()), f"{name} is not finite")
         _require(torch.equal(array, getattr(again, name)), f"the same generator gives other {name}")
     _require(not torch.equal(x, other.positions), "another seed gives the same positions")
-    _require(bool(((x >= 0) & (x < x.new_tensor(system.torus.lengths))).all()), "positions lie outside the box")
     _require(bool((first.log_q_error >= 0).all()), "an error of log q is negative")
+    weighs = first.log_q.isfinite()
+    _require(bool(weighs.any()), "no sample has a weight")
+    x = x[weighs]
     before = x.clone()
     log_q, error = flow.log_prob(x)
     _require(torch.equal(before, x), "log_prob changes the positions it is given")
-    off = (log_q - first.log_q).square().mean().sqrt()
-    allowed = factor * (error.square() + first.log_q_error.square()).mean().sqrt() + atol
+    off = (log_q - first.log_q[weighs]).square().mean().sqrt()
+    allowed = factor * (error.square() + first.log_q_error[weighs].square()).mean().sqrt() + atol
     _require(bool(off <= allowed), f"log_prob and sample differ by {float(off):.2g}, allowed are {float(allowed):.2g}")
-    images = x.new_tensor(system.torus.lengths) * torch.tensor([1.0, -2.0, 1.0])[: system.dim].to(x)
-    for moved, expected, clause in (
-        (x.flip(0), log_q.flip(0), "the order of the batch"),
-        (x[:1], log_q[:1], "the size of the batch"),
-        (x + images, log_q, "lattice vectors"),
-    ):
-        found = flow.log_prob(moved)[0]
+    if isinstance(system.geometry, FlatTorus):
+        lengths = x.new_tensor(system.geometry.lengths)
+        _require(bool(((x >= 0) & (x < lengths)).all()), "positions lie outside the box")
+        moved = ((x + lengths * torch.tensor([1.0, -2.0, 1.0])[: system.dim].to(x), "lattice vectors"),)
+    else:
+        spin = torch.randn(system.dim, system.dim, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
+        turn = torch.linalg.qr(spin).Q
+        moved = ((x + x.new_tensor([1.0, -2.0, 1.0])[: system.dim], "position"), (x @ turn, "orientation"))
+    alike = ((x.flip(0), log_q.flip(0), "the order of the batch"), (x[:1], log_q[:1], "the size of the batch"))
+    for given, expected, clause in (*alike, *((given, log_q, clause) for given, clause in moved)):
+        found = flow.log_prob(given)[0]
         _require(bool(((found - expected).abs() <= atol).all()), f"log_prob depends on {clause}")
     _require(flow.sample(0, torch.Generator()).log_q.shape == (0,), "zero samples are not an empty result")
 

@@ -27,6 +27,7 @@ ENGINES = (
     ("PySCF", "pyscf", "dft"),
     ("e3nn", "e3nn", "learned"),
     ("torch-geometric", "torch_geometric", "learned"),
+    ("zuko", "zuko", "flows"),
     ("MDTraj", "mdtraj", "mdtraj"),
     ("Parsl", "parsl", "cluster"),
 )

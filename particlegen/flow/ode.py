@@ -52,9 +52,11 @@ class GenerationSettings(Section):
 
 @dataclass(frozen=True)
 class FlowSamples:
-    """Configurations in the box, `(n, N, dim)` float64, their log-density and an estimate of its error, `(n,)`.
+    """Configurations, `(n, N, dim)` float64, in the box where there is one; their log-density and an estimate of its
+    error, `(n,)`.
 
-    Both are NaN where the solver got stuck: the position is where, and the sample counts without a weight.
+    Some samples count in n without a weight. Where a solver got stuck, both are NaN and the position is where. Where a
+    configuration lies outside the space that the flow is for, log q is +∞, so that exp(−βU)/q is zero.
     """
 
     positions: Positions
@@ -64,7 +66,10 @@ class FlowSamples:
 
 @runtime_checkable
 class Flow(Protocol):
-    """Samples with log-density, and the log-density of given configurations, both with an estimate of its error."""
+    """Samples with log-density, and the log-density of given configurations, both with an estimate of its error.
+
+    The density is over labelled positions in a box; over labelled positions without their centre in free space.
+    """
 
     system: ParticleSystem
 
@@ -73,7 +78,7 @@ class Flow(Protocol):
         ...
 
     def log_prob(self, x: Positions) -> tuple[Float[Tensor, " sample"], Float[Tensor, " sample"]]:
-        """log q `(n,)` of configurations `(n, N, d)`, a density over labelled positions, and its error."""
+        """log q `(n,)` of configurations `(n, N, d)` and its error; −∞ where no sample can be."""
         ...
 
 
