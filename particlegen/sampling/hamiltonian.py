@@ -13,19 +13,16 @@ from particlegen.events import Event, EventSink, ignore
 from particlegen.geometry import Positions
 from particlegen.sampling.acceptance import acceptance_probability
 from particlegen.sampling.blocks import STAGE, FrameBlock, extent, progress, scattered, state_before
+from particlegen.sampling.leapfrog import JITTER, Engine, Phase, energy_log_ratio, leapfrog, step_factor
 from particlegen.sampling.settings import DESCENT, ReferenceSettings
 from particlegen.settings import RunError
 from particlegen.streams import numpy_stream
-from particlegen.system import ParticleSystem, ThermodynamicState
+from particlegen.system import ThermodynamicState
 
 __all__ = ["sample_hamiltonian"]
 
-_TARGET_ACCEPTANCE = {"mala": 0.574, "hmc": 0.651}
-"""Optimal in high dimension: Roberts and Rosenthal (1998) for one leap, Beskos et al. (2013) for many."""
 _HOTTEST = 10.0
 _TUNINGS = 24
-_JITTER = 0.2
-"""Steps vary by up to this share from one trajectory to the next, so that none closes on itself."""
 _MOST_FAILURES = 0.5
 """A larger share of trajectories without an energy in one block ends the run: the engine is broken."""
 
@@ -51,70 +48,20 @@ class _Walkers:
 _STATE = tuple(field.name for field in fields(_Walkers))
 
 
-@dataclass(frozen=True)
-class _Found:
-    """The end of a trajectory; where `ok` is False it has no energy."""
-
-    positions: Tensor
-    forces: Tensor
-    energies: Tensor
-    momenta: Tensor
-    ok: Tensor
-
-
-class _Target:
-    """The Boltzmann weight of an engine, the calls that it took, and why the first of them failed."""
-
-    def __init__(self, provider: EnergyProvider, beta: float):
-        self.provider, self.beta, self.calls = provider, beta, 0
-        self.geometry = provider.system.geometry
-        self.first_failure: str | None = None
-
-    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Energies, forces, and whether they can be used; on the CPU."""
-        self.calls += len(x)
-        found = self.provider.evaluate(x.to(self.provider.device), ("energy", "forces"))
-        if found.forces is None:
-            raise RunError(f"{self.provider.name} gives no forces; Hamiltonian Monte Carlo needs them")
-        energy, forces = found.energy.detach().cpu(), found.forces.detach().cpu()
-        ok = found.ok.cpu() & energy.isfinite() & forces.isfinite().all(2).all(1)
-        if self.first_failure is None and not ok.all():
-            self.first_failure = found.reasons[int((~ok).nonzero()[0])] or "the energy is not finite"
-        return energy, forces, ok
-
-    def leapfrog(self, walkers: _Walkers, momenta: Tensor, steps: Tensor, leaps: int, heat: float) -> _Found:
-        """`leaps` steps `(chain,)` of the dynamics of βU + p²/2 (Duane et al. 1987); a chain that fails stands still.
-
-        Only its end decides whether a trajectory is accepted: on the way it may leave the confining sphere.
-        """
-        scale = steps[:, None, None]
-        pull = self.beta / heat * scale
-        x, f, u = walkers.positions.clone(), walkers.forces.clone(), walkers.energies.clone()
-        alive = torch.ones(len(x), dtype=torch.bool)
-        p = momenta + 0.5 * pull * f
-        for leap in range(leaps):
-            going = alive.nonzero()[:, 0]
-            if len(going) == 0:
-                break
-            x[going] = self.geometry.shift(x[going], scale[going] * p[going])
-            u[going], f[going], alive[going] = self.evaluate(x[going])
-            p = p + (0.5 if leap == leaps - 1 else 1.0) * pull * f
-        return _Found(x, f, u, p, alive)
-
-
 def _advance(
-    target: _Target, walkers: _Walkers, streams: list[np.random.Generator], leaps: int, heat: float = 1.0
+    engine: Engine, walkers: _Walkers, streams: list[np.random.Generator], leaps: int, beta: float
 ) -> _Walkers:
     """One trajectory of every chain."""
+    geometry = engine.provider.system.geometry
     shape = walkers.positions.shape[1:]
     momenta = torch.from_numpy(np.stack([stream.normal(size=shape) for stream in streams]))
     draws = np.array([stream.random(2) for stream in streams])
-    steps = walkers.step * torch.from_numpy(1.0 + _JITTER * (2.0 * draws[:, 1] - 1.0))
-    found = target.leapfrog(walkers, momenta, steps, leaps, heat)
-    kinetic = 0.5 * (momenta.square() - found.momenta.square()).sum((1, 2))
-    log_ratio = kinetic + target.beta / heat * (walkers.energies - found.energies)
-    allowed = found.ok & target.geometry.contains(found.positions)
-    chance = np.array([acceptance_probability(ratio) for ratio in log_ratio.tolist()])
+    steps = walkers.step * torch.from_numpy(1.0 + JITTER * (2.0 * draws[:, 1] - 1.0))
+    everywhere = torch.ones(len(steps), dtype=torch.bool)
+    start = Phase(walkers.positions, momenta, walkers.energies, walkers.forces, everywhere)
+    found = leapfrog(engine.evaluate, geometry, start, beta, steps, leaps)
+    allowed = found.ok & geometry.contains(found.positions)
+    chance = np.array([acceptance_probability(ratio) for ratio in energy_log_ratio(start, found, beta).tolist()])
     accepted = allowed & torch.from_numpy(draws[:, 0] < chance)
     return _Walkers(
         positions=torch.where(accepted[:, None, None], found.positions, walkers.positions),
@@ -126,12 +73,12 @@ def _advance(
 
 
 def _run(
-    target: _Target,
+    engine: Engine,
     walkers: _Walkers,
     streams: list[np.random.Generator],
     leaps: int,
     trajectories: int,
-    heat: float = 1.0,
+    beta: float,
 ) -> _Walkers:
     """Several trajectories of every chain.
 
@@ -140,55 +87,56 @@ def _run(
     """
     before = walkers.counters
     for _ in range(trajectories):
-        walkers = _advance(target, walkers, streams, leaps, heat)
+        walkers = _advance(engine, walkers, streams, leaps, beta)
     tried, _, failed = (walkers.counters - before).tolist()
     if failed > _MOST_FAILURES * tried:
-        raise RunError(f"{failed} of {tried} trajectories had no energy; the first: {target.first_failure}")
+        raise RunError(f"{failed} of {tried} trajectories had no energy; the first: {engine.first_failure}")
     return walkers
 
 
-def _downhill(target: _Target, system: ParticleSystem, x: Tensor) -> Tensor:
+def _downhill(engine: Engine, beta: float, x: Tensor) -> Tensor:
     """Steepest descent with bounded steps: overlaps of random positions have forces beyond any time step."""
+    system = engine.provider.system
     longest = 0.1 * extent(system) / system.n_particles ** (1.0 / system.dim)
     for step in np.geomspace(longest, 0.01 * longest, DESCENT):
-        forces = torch.nan_to_num(target.evaluate(x)[1], 0.0, 0.0, 0.0)
+        forces = torch.nan_to_num(engine.evaluate(x)[1], 0.0, 0.0, 0.0)
         strength = forces.norm(dim=2, keepdim=True)
-        moved = system.geometry.shift(x, step * forces / (strength + 1.0 / (target.beta * step)))
-        x = torch.where(target.geometry.contains(moved)[:, None, None], moved, x)
+        moved = system.geometry.shift(x, step * forces / (strength + 1.0 / (beta * step)))
+        x = torch.where(system.geometry.contains(moved)[:, None, None], moved, x)
     return x
 
 
-def _equilibrated(target: _Target, settings: ReferenceSettings, seed: int, start: Positions | None) -> _Walkers:
+def _equilibrated(
+    engine: Engine, beta: float, settings: ReferenceSettings, seed: int, start: Positions | None
+) -> _Walkers:
     """Chains ready to record, in thirds as the compiled chains are: cooled, steps tuned, steps frozen.
 
     Raises:
         RunError: the engine has no energy for where a chain starts.
     """
-    system, leaps = target.provider.system, settings.leaps
+    system, leaps = engine.provider.system, settings.leaps
     if start is None:
         rngs = [numpy_stream(seed, STAGE + ".start", chain) for chain in range(settings.chains)]
-        x = _downhill(target, system, torch.from_numpy(np.concatenate([scattered(system, rng, 1) for rng in rngs])))
+        x = _downhill(engine, beta, torch.from_numpy(np.concatenate([scattered(system, rng, 1) for rng in rngs])))
     else:
         x = start.detach().to("cpu", torch.float64).clone()
-    target.first_failure = None
-    energies, forces, ok = target.evaluate(x)
+    engine.first_failure = None
+    energies, forces, ok = engine.evaluate(x)
     if not ok.all():
-        raise RunError(f"reference chain {int((~ok).nonzero()[0])}: no energy to start from: {target.first_failure}")
+        raise RunError(f"reference chain {int((~ok).nonzero()[0])}: no energy to start from: {engine.first_failure}")
     longest = extent(system) / 2
     step = 0.1 * longest / system.n_particles ** (1.0 / system.dim) / leaps**0.5
     zeros = torch.zeros(3, dtype=torch.int64)
     walkers = _Walkers(x, forces, energies, torch.tensor([step], dtype=torch.float64), zeros)
     streams = [numpy_stream(seed, STAGE + ".equilibration", chain) for chain in range(settings.chains)]
-    goal = _TARGET_ACCEPTANCE["mala" if leaps == 1 else "hmc"]
     portion = settings.equilibration_sweeps // (3 * _TUNINGS)
     for k in range(2 * _TUNINGS if portion else 0):
         heat = max(1.0, _HOTTEST ** (1.0 - (k + 1) / _TUNINGS)) if start is None else 1.0
         before = walkers.counters
-        walkers = _run(target, walkers, streams, leaps, portion, heat)
+        walkers = _run(engine, walkers, streams, leaps, portion, beta / heat)
         tried, accepted, _ = (walkers.counters - before).tolist()
-        factor = float(np.clip(accepted / tried / goal, 0.5, 2.0))
-        walkers = replace(walkers, step=(walkers.step * factor).clamp_max(longest))
-    walkers = _run(target, walkers, streams, leaps, settings.equilibration_sweeps - 2 * _TUNINGS * portion)
+        walkers = replace(walkers, step=(walkers.step * step_factor(accepted / tried, leaps)).clamp_max(longest))
+    walkers = _run(engine, walkers, streams, leaps, settings.equilibration_sweeps - 2 * _TUNINGS * portion, beta)
     return replace(walkers, counters=zeros)  # acceptances are reported for the frozen steps
 
 
@@ -229,35 +177,35 @@ def sample_hamiltonian(
     if start is not None and tuple(start.shape) != (chains, system.n_particles, system.dim):
         expected = (chains, system.n_particles, system.dim)
         raise ValueError(f"start has to be (chain, N, dim) = {expected}, found {tuple(start.shape)}")
-    target, began = _Target(provider, state.beta), time.perf_counter()
-    if start is not None and not target.geometry.contains(start).all():
+    engine, began = Engine(provider), time.perf_counter()
+    if start is not None and not system.geometry.contains(start).all():
         raise ValueError(f"start: particles beyond the confining radius of system {system.name!r}")
     walkers = None
     if last := state_before(start_chunk, resume_from, _STATE, chains):
         walkers = _Walkers(**{name: torch.from_numpy(np.array(last[name])) for name in _STATE})
     for number in range(start_chunk, settings.chunks):
-        target.calls = 0
+        engine.calls = 0
         if walkers is None:
-            walkers = _equilibrated(target, settings, seed, start)
+            walkers = _equilibrated(engine, state.beta, settings, seed, start)
         before = walkers.counters
         frames = settings.frames_of(number)
         streams = [numpy_stream(seed, STAGE, chain, number) for chain in range(chains)]
         kept: list[_Walkers] = []
         for _ in range(frames):
-            walkers = _run(target, walkers, streams, settings.leaps, settings.sweeps_between_frames)
+            walkers = _run(engine, walkers, streams, settings.leaps, settings.sweeps_between_frames, state.beta)
             kept.append(walkers)
         energies = torch.stack([each.energies for each in kept], 1).flatten().numpy()
         tried, accepted, _ = walkers.counters.tolist()
         if failed := int((walkers.counters - before)[2]):
-            said = f"{failed} trajectories had no energy and were rejected; the first: {target.first_failure}"
+            said = f"{failed} trajectories had no energy and were rejected; the first: {engine.first_failure}"
             events(Event("warning", STAGE, said))
-            target.first_failure = None
+            engine.first_failure = None
         yield FrameBlock(
             chunk=number,
             positions=torch.stack([each.positions for each in kept], 1).flatten(0, 1).numpy(),
             energies=energies,
             chain=np.repeat(np.arange(chains), frames),
-            energy_calls=float(target.calls),
+            energy_calls=float(engine.calls),
             temperatures=np.array([state.temperature]),
             ladder_energies=energies[:, None],
             acceptance={"trajectory": [accepted / tried]},
