@@ -1,10 +1,4 @@
-"""Contract tests, shipped so that a plug-in's author can hold it to what the package relies on.
-
-from particlegen.testing import check_energy_provider
-
-def test_contract():
-    check_energy_provider(MyEngine(system), positions)
-"""
+"""Contracts of energy providers, velocity networks and flows."""
 
 from collections.abc import Iterator
 
@@ -16,12 +10,11 @@ from particlegen.flow import Flow
 from particlegen.geometry import FlatTorus, Positions
 from particlegen.networks import VelocityNetwork
 from particlegen.system import ParticleSystem
+from particlegen.testing.clauses import ContractViolation
+from particlegen.testing.clauses import close as _close
+from particlegen.testing.clauses import require as _require
 
-__all__ = ["ContractViolation", "check_energy_provider", "check_flow", "check_velocity_network"]
-
-
-class ContractViolation(AssertionError):
-    """An implementation breaks a contract; the message says which clause and by how much."""
+__all__ = ["check_energy_provider", "check_flow", "check_velocity_network"]
 
 
 def check_energy_provider(
@@ -303,14 +296,3 @@ def _raises(provider: EnergyProvider, positions: Tensor, want: tuple[str, ...]) 
     except (TypeError, ValueError):
         return True
     return False
-
-
-def _close(found: Tensor, expected: Tensor, rtol: float, clause: str) -> None:
-    scale = expected.abs().max().clamp_min(1.0)
-    worst = float(((found - expected).abs() / scale).max())
-    _require(worst <= rtol, f"{clause} (by {worst:.2g}, relative)")
-
-
-def _require(condition: bool, clause: str) -> None:
-    if not condition:
-        raise ContractViolation(clause)
