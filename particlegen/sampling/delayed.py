@@ -67,7 +67,7 @@ class DelayedAcceptance:
                 f"the surrogate's kernel {surrogate.name!r} is not reversible: give a Cycle whose order reads the same "
                 "backwards, or a RandomScan"
             )
-        if surrogate.target.isomers != target.isomers or surrogate.target.basins is not target.basins:
+        if surrogate.target.isomers != target.isomers or surrogate.target.basins != target.basins:
             raise ValueError("the surrogate's target has other isomers or basins than the exact one")
         if block < 1:
             raise ValueError(f"block: expected at least 1 step, found {block}")
