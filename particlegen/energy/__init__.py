@@ -10,12 +10,15 @@ from particlegen.energy.engine_cards import open_engine
 from particlegen.energy.files import energies_of_frames, energy_of_file
 from particlegen.energy.fingerprint import Reproducible, geometry_hash, settings_hash
 from particlegen.energy.formulas import PairPotential, even_power_energy
+from particlegen.energy.kernel_potential import KernelModel, KernelPotential, KernelWeights
+from particlegen.energy.kernel_training import KernelSettings, fit_kernel
 from particlegen.energy.label import Label
 from particlegen.energy.label_files import export_labels, import_labels
 from particlegen.energy.label_sets import LabelSet
 from particlegen.energy.labels import LabelStore, LabelSummary
-from particlegen.energy.learned import Committee, Disagreement, LearnedModel, LearnedPotential
-from particlegen.energy.learned_card import LearnedCard, save_learned
+from particlegen.energy.learned import Committee, LearnedModel, LearnedPotential
+from particlegen.energy.learned_answer import Disagreement, UncertainPotential
+from particlegen.energy.learned_card import KernelCard, LearnedCard, save_learned
 from particlegen.energy.learned_training import (
     LearnedErrors,
     LearnedSettings,
@@ -45,6 +48,11 @@ __all__ = [
     "EnergyProvider",
     "EnergyResult",
     "Excitations",
+    "KernelCard",
+    "KernelModel",
+    "KernelPotential",
+    "KernelSettings",
+    "KernelWeights",
     "Label",
     "LabelSet",
     "LabelStore",
@@ -70,6 +78,7 @@ __all__ = [
     "SystemSettings",
     "TorchPairEnergy",
     "TorchSimEnergy",
+    "UncertainPotential",
     "ase_calculator",
     "build_system",
     "canonical_frame",
@@ -77,6 +86,7 @@ __all__ = [
     "energy_of_file",
     "even_power_energy",
     "export_labels",
+    "fit_kernel",
     "geometry_hash",
     "import_labels",
     "lambda_derivative",

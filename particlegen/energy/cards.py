@@ -31,7 +31,7 @@ Lengths = Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)]
 
 _CLAIMS = ("energy", "force", "curvature")
 
-ENGINES = ("openmm", "ase", "tblite", "pyscf", "learned")
+ENGINES = ("openmm", "ase", "tblite", "pyscf", "learned", "kernel")
 """Kinds of card in `potentials/` that name an engine and no pair potential."""
 
 

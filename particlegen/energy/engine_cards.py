@@ -115,7 +115,7 @@ def open_engine(
         level = parse_section(PySCFSettings, card.data, where)
         with _naming(card):
             return PySCFEnergy(system, level)
-    if kind == "learned":
+    if kind in ("learned", "kernel"):
         return open_learned(system, card)
     return _plugin(system, card)
 

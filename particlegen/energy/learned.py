@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from particlegen import __version__
-from particlegen.energy.provider import EnergyResult, check_request
+from particlegen.energy.learned_answer import Disagreement, answer
+from particlegen.energy.provider import EnergyResult
 from particlegen.geometry import Positions
 from particlegen.networks import PotentialSettings
 from particlegen.settings import InputError, Section
@@ -22,7 +23,6 @@ from particlegen.units import Units
 
 __all__ = [
     "Committee",
-    "Disagreement",
     "LearnedModel",
     "LearnedPotential",
     "NetworkEnergy",
@@ -35,8 +35,6 @@ _PAIRS_AT_ONCE = 1 << 13
 """Pairs per chunk: their features stay in a core's cache, and memory is bounded whatever the batch."""
 _PACKAGES = {"e3nn": ("torch", "e3nn"), "moments": ("torch",)}
 """Those that an energy depends on, by kind of network."""
-_NOT_FINITE = "positions are not finite"
-_NO_NUMBER = "two particles coincide, or the energy or a force is not a number"
 
 
 class LearnedModel(Section):
@@ -189,50 +187,8 @@ class LearnedPotential:
         Raises:
             ValueError: positions of another N or dimension, or a quantity in `want` that does not exist.
         """
-        check_request(self.system, positions, want)
-        x = positions.to(device=self._device, dtype=torch.float64)
-        finite = torch.isfinite(x).all(2).all(1)
-        x = torch.where(finite[:, None, None], x, torch.zeros_like(x))
-        outside = ~self.system.geometry.contains(x)
-        slopes, differentiated = bool({"forces", "virial"} & set(want)), x.requires_grad and torch.is_grad_enabled()
         size = max(1, _PAIRS_AT_ONCE // self._terms.pairs)
-        parts = [self._terms(self.network, chunk, slopes, differentiated) for chunk in x.split(size) if len(chunk)]
-        columns = list(zip(*parts, strict=True)) or [(x.new_zeros(0),), (torch.zeros_like(x),), (x.new_zeros(0),)]
-        energy = torch.cat(columns[0])
-        forces, virial = (torch.cat(column) if slopes else None for column in columns[1:])
-        ok = finite & ~energy.isnan()
-        if forces is not None:
-            ok = ok & torch.isfinite(forces).all(2).all(1)
-        ok = ok | outside
-        reasons = tuple(
-            None if good else _NO_NUMBER if placed else _NOT_FINITE
-            for good, placed in zip(ok.tolist(), finite.tolist(), strict=True)
-        )
-
-        def settled(values: Tensor, beyond: float) -> Tensor:
-            shape = (-1,) + (1,) * (values.ndim - 1)
-            return values.masked_fill(outside.view(shape), beyond).masked_fill(~ok.view(shape), math.nan)
-
-        return EnergyResult(
-            energy=settled(energy, math.inf),
-            forces=settled(forces, 0.0) if forces is not None and "forces" in want else None,
-            virial=settled(virial, math.inf) if virial is not None and "virial" in want else None,
-            ok=ok,
-            reasons=reasons,
-        )
-
-
-@dataclass(frozen=True)
-class Disagreement:
-    """How far the members of a committee are apart, per configuration; NaN where the energy is no finite number.
-
-    Args:
-        energy: `(batch,)` standard deviation of the members' energies.
-        force: `(batch,)` largest over particles of the root of the variance of the force, summed over components.
-    """
-
-    energy: Float[Tensor, " batch"]
-    force: Float[Tensor, " batch"]
+        return answer(self, positions, want, size, partial(self._terms, self.network))
 
 
 class Committee:
@@ -299,6 +255,11 @@ class Committee:
         if "forces" not in want:
             mean = EnergyResult(mean.energy, None, mean.virial, mean.ok, mean.reasons)
         return mean, disagreement
+
+    def deviation(self, positions: Positions) -> Float[Tensor, " batch"]:
+        """Standard deviation of the members' energies; NaN where one of them has none."""
+        energies = torch.stack([member.evaluate(positions).energy for member in self.members])
+        return energies.var(0).sqrt().masked_fill(~energies.isfinite().all(0), math.nan)
 
     def _mean(self, found: Sequence[EnergyResult]) -> EnergyResult:
         told = zip(*(part.reasons for part in found), strict=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -56,6 +56,7 @@ class LearnedSettings(Section):
         training: the loop; `compile` and `precision` are not for potentials.
     """
 
+    kind: Literal["network"] = "network"
     network: PotentialSettings = PotentialSettings()
     committee: Annotated[int, Field(ge=1, le=64)] = 4
     bootstrap: bool = False
