@@ -39,7 +39,10 @@ class KernelModel(Section):
         deviation: standard deviation of the process, in the unit of energy.
         energy_noise: standard deviation of an energy of a label from the process.
         force_noise: of a component of a force.
-        offset: mean energy of the labels.
+        offset: mean of the labels' energies less the quadratic part.
+        stiffness: k of the quadratic part ½ k |Δφ|² that the process is added to, Δφ the inverse distances less the
+            reference's, in energy times length squared: it keeps chains from falling apart or together where there
+            are no labels.
     """
 
     particles: tuple[str, ...] = Field(min_length=2)
@@ -50,6 +53,7 @@ class KernelModel(Section):
     energy_noise: Annotated[float, Field(gt=0)]
     force_noise: Annotated[float, Field(gt=0)]
     offset: float
+    stiffness: Annotated[float, Field(ge=0)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,8 @@ class KernelPotential:
 
     Invariant under rotations, reflections and exchange of like particles: a configuration is reordered to come nearest
     to the reference (see `Folding`), and the process has the reference's symmetry. The energy is smooth but where two
-    copies of the reference are equally near. Far from its labels it is their mean energy, particles in one place
-    among it: keep configurations where `deviation` is small.
+    copies of the reference are equally near. Far from its labels it is quadratic in the inverse
+    distances, which is no more than a guess: keep configurations where `deviation` is small.
 
     `fit_kernel` makes one, `open_engine` reads it from its card.
 
@@ -190,11 +194,14 @@ class KernelPotential:
         q = folded.square().sum(1, keepdim=True) - 2.0 * folded @ centres.T + centres.square().sum(1)
         value, first, second = matern(q.clamp_min(0.0) * (0.5 * double))
         along = folded @ self._pulls.T - (centres * self._pulls).sum(1)
-        energy = self.model.offset + value @ self._heights - double * (first * along).sum(1)
+        stiffness = self.model.stiffness
+        quadratic = 0.5 * stiffness * folded.square().sum(1)
+        energy = self.model.offset + quadratic + value @ self._heights - double * (first * along).sum(1)
         if not slopes:
             return energy, None, None
         steep = first * self._heights - double * second * along
         slope = double * (folded * steep.sum(1, keepdim=True) - steep @ centres - first @ self._pulls)
+        slope = slope + stiffness * folded
         slope = torch.zeros_like(slope).scatter(1, order, slope)
         i, j = torch.tril_indices(x.shape[1], x.shape[1], -1, device=x.device)
         push = (slope * phi**3)[..., None] * (x[:, i] - x[:, j])

@@ -95,9 +95,11 @@ def fit_kernel(
     seen = points(folding, labels.positions.to(device))
     if not seen.features.isfinite().all():
         raise InputError(f"kernel potential of {system.name!r}: a label has two particles in one place; leave it out")
-    offset = float(labels.energies.mean())
     slopes = -torch.einsum("lc,lcd->ld", labels.forces.flatten(1).to(seen.directions), seen.directions)
-    rows = torch.cat([(labels.energies.to(slopes) - offset)[:, None], slopes], 1)
+    stiffness, quadratic, bent = _quadratic(seen, slopes)
+    energies = labels.energies.to(slopes) - quadratic
+    offset = float(energies.mean())
+    rows = torch.cat([(energies - offset)[:, None], slopes - bent], 1)
     spread = float(seen.features.square().sum(1).mean().sqrt())
     data, images = _Data(seen, rows, spread), folding.images.to(seen.features.device)
     numbers = _fitted(data, labels, images, settings, start)
@@ -116,12 +118,21 @@ def fit_kernel(
         energy_noise=energy_noise * deviation,
         force_noise=force_noise * deviation,
         offset=offset,
+        stiffness=stiffness,
     )
     kept = {name: part.cpu().contiguous() for name, part in vars(seen).items()}
     numbers_of = KernelWeights(
         reference.to("cpu", torch.float64), **kept, weights=weights.reshape(rows.shape).cpu().contiguous()
     )
     return KernelPotential(system, model, numbers_of, device), _left_out(data, images, numbers, weights, labels)
+
+
+def _quadratic(seen: Points, slopes: Tensor) -> tuple[float, Tensor, Tensor]:
+    """k of ½ k |Δφ|² that fits the slopes of the labels best, never negative; its energies, and its slopes."""
+    bent = torch.einsum("lp,lpd->ld", seen.features, seen.slopes)
+    total = float(bent.square().sum())
+    stiffness = max(0.0, float((bent * slopes).sum()) / total) if total > 0 else 0.0
+    return stiffness, 0.5 * stiffness * seen.features.square().sum(1), stiffness * bent
 
 
 def _fitted(

@@ -27,11 +27,18 @@ class HarmonicIsomer:
         frame: the minimum's labelled copy.
         energy: of the minimum.
         curvatures: `(3N − 6,)` eigenvalues of the Hessian, in energy over length squared, ascending.
+        modes: `(3N − 6, 3N − 6)` its eigenvectors as columns, in the coordinates of the frame.
     """
 
     frame: EckartFrame
     energy: float
     curvatures: Float[Tensor, " d"]
+    modes: Float[Tensor, "d d"]
+
+    def sample(self, n: int, beta: float, generator: torch.Generator) -> Float[Tensor, "n d"]:
+        """Displacements `(n, d)` of the harmonic ensemble at 1/kT = beta."""
+        z = torch.randn(n, len(self.curvatures), generator=generator, dtype=torch.float64)
+        return (z / (beta * self.curvatures).sqrt()) @ self.modes.T
 
     def free_energy(self, state: ThermodynamicState) -> float:
         """F = U₀ − kT ln[M 8π² √det I₀ ∏(2π kT/λ)^½], in the unit of energy, all labelled copies included.
@@ -110,11 +117,11 @@ def hessian(
         raise RunError(f"Hessian of {name}: {next((text for text in found.reasons if text), 'no forces')}")
     slopes = -torch.einsum("bni,dni->bd", found.forces.detach().to("cpu", torch.float64), frame.basis)
     matrix = (slopes[: frame.dimensions] - slopes[frame.dimensions :]) / (2.0 * step)
-    curvatures = torch.linalg.eigvalsh(0.5 * (matrix + matrix.T))
+    curvatures, modes = torch.linalg.eigh(0.5 * (matrix + matrix.T))
     if not bool((curvatures > 0).all()):
         low = int((curvatures <= 0).sum())
         raise InputError(
             f"isomer {name}: {low} of {len(curvatures)} curvatures are not positive with {provider.name}: this is a "
             "saddle, no minimum; displace the structure along its soft direction, optimise it, or choose another isomer"
         )
-    return HarmonicIsomer(frame, energy, curvatures)
+    return HarmonicIsomer(frame, energy, curvatures, modes)

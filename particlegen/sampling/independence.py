@@ -34,6 +34,9 @@ class LabelledFlows:
 
     Args:
         flows: one for each isomer, by index; log q in the measure of `IsomerTarget`.
+        log_bias: ln c_k of the law c_k e^{−βU} that chains which use these flows are to follow; default 0. With c_k
+            near 1/Z_k isomers of unlike stability are visited equally often (`estimate.label_populations` takes it
+            back). What `sample` and `log_prob` tell is log(w_k q_k/c_k).
         weights: w_k, positive, of any sum; default alike. They decide how often an isomer is tried, not what the
             shares of labels tend to.
 
@@ -45,12 +48,24 @@ class LabelledFlows:
     tensor([0.7500, 0.2500], dtype=torch.float64)
     """
 
-    def __init__(self, flows: Mapping[int, Flow], weights: Mapping[int, float] | None = None):
+    def __init__(
+        self,
+        flows: Mapping[int, Flow],
+        weights: Mapping[int, float] | None = None,
+        log_bias: Mapping[int, float] | None = None,
+    ):
         weights = {k: 1.0 for k in flows} if weights is None else weights
+        log_bias = {k: 0.0 for k in flows} if log_bias is None else log_bias
         if not flows or set(weights) != set(flows) or not all(0 < w < math.inf for w in weights.values()):
             raise ValueError(f"flows of isomers {sorted(flows)} need one positive weight each, found {dict(weights)}")
+        if set(log_bias) != set(flows) or not all(math.isfinite(bias) for bias in log_bias.values()):
+            raise ValueError(f"flows of isomers {sorted(flows)} need one finite bias each, found {dict(log_bias)}")
         self.flows = dict(flows)
+        self._log_bias = torch.tensor([log_bias[k] for k in flows], dtype=torch.float64)
         self.log_weights = torch.tensor([weights[k] for k in flows], dtype=torch.float64).log().log_softmax(0)
+
+    def _level(self, index: int) -> Tensor:
+        return self.log_weights[index] - self._log_bias[index]
 
     def sample(
         self, n: int, generator: torch.Generator
@@ -62,7 +77,7 @@ class LabelledFlows:
             rows = (option == index).nonzero()[:, 0]
             drawn = flow.sample(len(rows), generator)
             x = centred(drawn.positions.detach().to("cpu", torch.float64))
-            log_q = self.log_weights[index] + drawn.log_q.detach().cpu()
+            log_q = self._level(index) + drawn.log_q.detach().cpu()
             parts.append((rows, x, torch.full_like(rows, k), log_q))
         rows, x, labels, log_q = (torch.cat(column) for column in zip(*parts, strict=True))
         order = rows.argsort()
@@ -74,7 +89,7 @@ class LabelledFlows:
         for index, (k, flow) in enumerate(self.flows.items()):
             rows = (labels == k).nonzero()[:, 0]
             if len(rows):
-                log_q[rows] = self.log_weights[index] + flow.log_prob(x[rows])[0].detach().cpu()
+                log_q[rows] = self._level(index) + flow.log_prob(x[rows])[0].detach().cpu()
         return torch.where(log_q.isfinite(), log_q, -math.inf)
 
 

@@ -25,13 +25,17 @@ from particlegen.workflow.isomers.schema import IsomerWorkflow
 from particlegen.workflow.isomers.surrogate import PiecewiseEnergy, TrustRegion, restored
 from particlegen.workflow.job import Job
 
-__all__ = ["ADAPTATION", "CORRECTION", "MINIMA", "ORIENTATIONS", "PRODUCTION", "IsomerJob", "engine_card"]
+__all__ = ["ADAPTATION", "CORRECTION", "MINIMA", "ORIENTATIONS", "PRODUCTION", "TOLERANCE", "IsomerJob", "engine_card"]
 
 MINIMA, ADAPTATION, PRODUCTION, CORRECTION = "minima", "adaptation", "production", "correction"
 
 
 ORIENTATIONS = 4
 """In which the scatter of a grid is measured."""
+
+
+TOLERANCE = {"lj": 0.01, "metal": 0.05}
+"""Of distances of an optimised structure that count as equal when its point group is looked for."""
 
 
 def engine_card(workflow: IsomerWorkflow, built: BuiltCluster, relative_to: Path) -> tuple[str, Path]:
@@ -94,8 +98,11 @@ class IsomerJob(Job):
             raise RuntimeError("the stage 'minima' has to run first")
         found = []
         for isomer, energy in zip(self.built.isomers, saved.metadata["energies"], strict=True):
-            frame = EckartFrame(saved.tensors[f"{isomer.name}.structure"], self.built.system.species)
-            found.append(HarmonicIsomer(frame, float(energy), saved.tensors[f"{isomer.name}.curvatures"]))
+            structure, curvatures, modes = (
+                saved.tensors[f"{isomer.name}.{part}"] for part in ("structure", "curvatures", "modes")
+            )
+            frame = EckartFrame(structure, self.built.system.species, TOLERANCE[self.built.system.units])
+            found.append(HarmonicIsomer(frame, float(energy), curvatures, modes))
         return tuple(found)
 
     def target(

@@ -7,13 +7,18 @@ from torch import Tensor
 
 from particlegen.energy.kernel_potential import KernelPotential
 from particlegen.events import Event
-from particlegen.learning import select, sorted_inverse_distances
+from particlegen.learning.selection import select, sorted_inverse_distances
+from particlegen.settings import InputError
 from particlegen.workflow.isomers.job import ADAPTATION, MINIMA, IsomerJob
 from particlegen.workflow.isomers.labels import Recorded, joined, label_tensors, taken
 from particlegen.workflow.isomers.schema import LearnedEnergy
 from particlegen.workflow.isomers.surrogate import fitted, model_of, potential_tensors, restored
 
 __all__ = ["first_potential", "known_potential", "labels_reserved", "learn"]
+
+
+_TRIES = 100
+"""Batches of harmonic states that are drawn before a basin counts as too small."""
 
 
 def labels_reserved(job: IsomerJob) -> int:
@@ -23,12 +28,32 @@ def labels_reserved(job: IsomerJob) -> int:
 
 
 def first_potential(job: IsomerJob, index: int, tensors: dict[str, Tensor], note: dict[str, Any]) -> KernelPotential:
-    """The potential of what optimisation and Hessian asked for; put into tensors and note."""
-    name, saved = job.built.isomers[index].name, job.load(MINIMA)
+    """The potential of what optimisation and Hessian asked for and of harmonic states; put into tensors and note."""
+    name, saved, learned = job.built.isomers[index].name, job.load(MINIMA), _settings(job)
     if saved is None:
         raise RuntimeError("the stage 'minima' has to run first")
-    tensors |= {key: value for key, value in saved.tensors.items() if key.startswith(f"{name}.labels.")}
+    known = taken(name, saved.tensors)
+    recorded = Recorded(job.energies(ADAPTATION))
+    recorded.evaluate(_harmonic_states(job, index, learned.first), ("energy", "forces"))
+    note["labels"] += recorded.asked
+    recorded.check(learned.largest_failures)
+    tensors |= label_tensors(name, joined(known, recorded.labels))
     return _refit(job, index, tensors, note)
+
+
+def _harmonic_states(job: IsomerJob, index: int, count: int) -> Tensor:
+    """States of the harmonic ensemble that lie in the isomer's basin."""
+    minimum, stream = job.minima[index], job.stream("harmonic", index)
+    found = torch.zeros(0, job.built.system.n_particles, 3, dtype=torch.float64)
+    for _ in range(_TRIES):
+        x = minimum.frame.to_cartesian(minimum.sample(count, job.built.state.beta, stream))
+        found = torch.cat([found, x[job.built.basins.assign(x) == index]])
+        if len(found) >= count:
+            return found[:count]
+    raise InputError(
+        f"isomer {job.built.isomers[index].name}: only {len(found)} of {_TRIES * count} harmonic states at "
+        f"T = {job.built.state.temperature:g} lie in its basin; lower system.temperature, or raise basins.reach"
+    )
 
 
 def known_potential(job: IsomerJob, index: int, tensors: dict[str, Tensor], note: dict[str, Any]) -> KernelPotential:

@@ -7,7 +7,7 @@ from particlegen.events import Event
 from particlegen.isomers import Basins, EckartFrame, hessian, optimise
 from particlegen.settings import InputError
 from particlegen.units import energy_unit
-from particlegen.workflow.isomers.job import MINIMA, IsomerJob
+from particlegen.workflow.isomers.job import MINIMA, TOLERANCE, IsomerJob
 from particlegen.workflow.isomers.labels import Recorded, label_tensors
 
 __all__ = ["run_minima"]
@@ -17,9 +17,6 @@ LARGEST_FORCE = {"lj": 1e-6, "metal": 5e-3}
 
 HESSIAN_STEP = {"lj": 1e-3, "metal": 0.02}
 """Of the differences of forces: far above the noise of forces, far below thermal displacements."""
-
-TOLERANCE = {"lj": 0.01, "metal": 0.05}
-"""Of distances that count as equal when the point group is looked for."""
 
 
 def run_minima(job: IsomerJob) -> None:
@@ -53,6 +50,7 @@ def run_minima(job: IsomerJob) -> None:
         frame = EckartFrame(x, job.built.system.species, TOLERANCE[units])
         harmonic = hessian(recorded, frame, energy, HESSIAN_STEP[units], isomer.name)
         tensors |= {f"{isomer.name}.structure": x, f"{isomer.name}.curvatures": harmonic.curvatures}
+        tensors[f"{isomer.name}.modes"] = harmonic.modes
         if job.workflow.learned is not None:
             tensors |= label_tensors(isomer.name, recorded.labels)
         energies.append(energy)

@@ -62,12 +62,13 @@ class ChainSettings(Section):
 class LearnedEnergy(Section):
     """A learned potential for each isomer in the place of the engine, fitted on the fly; absent: the engine itself.
 
-    Chains run on the potential. It starts from what the optimisation and the Hessian cost, and in every round it gets
-    labels where its own uncertainty is largest among the states of the chains, kept apart from each other. What it says
-    of a label before it learns it is its honest error. When the rounds are over it is frozen.
+    Chains run on the potential. It starts from what the optimisation and the Hessian cost and from harmonic states, and
+    in every round it gets labels where its own uncertainty is largest among the states of the chains, kept apart from
+    each other. What it says of a label before it learns it is its honest error. When the rounds are over it is frozen.
 
     Args:
         potential: the model and its fit.
+        first: labels of each isomer from the harmonic ensemble of its minimum, before any chain runs.
         rounds: of the adaptation in which labels are asked for, the first ones; the others adapt flows alone.
         per_round: labels of each isomer in a round.
         trust: chains may not go where the predicted standard deviation of the energy is above this many kT.
@@ -75,6 +76,7 @@ class LearnedEnergy(Section):
     """
 
     potential: KernelSettings = KernelSettings()
+    first: int = Field(default=12, ge=2, le=10_000)
     rounds: int = Field(default=6, ge=1, le=1_000)
     per_round: int = Field(default=10, ge=1, le=10_000)
     trust: float = Field(default=1.0, gt=0.0)
