@@ -87,6 +87,19 @@ class ErrorBudget:
         return parts | {"half_width": Estimate(self.half_width, math.nan, self.unit, method).as_dict()}
 
 
+def _loss_and_gain(counts: np.ndarray, f: np.ndarray, i: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """l_i and G_i of `basin_term`, each with its binomial standard error."""
+    rows = counts.sum(axis=1)
+    n = float(rows[i])
+    share = (n - counts[i, i] + 0.5) / (n + 1)
+    loss = -math.log1p(-share), math.sqrt(share / ((1 - share) * (n + 1)))
+    others = np.arange(f.size) != i
+    shares, ratio = counts[others, i] / rows[others], np.exp(f[i] - f[others])
+    total = float(shares @ ratio)
+    stderr = math.sqrt(float(np.sum(ratio**2 * shares * (1 - shares) / rows[others]))) / (1 + total)
+    return loss, max((math.log1p(total), stderr), loss)
+
+
 def basin_term(
     audit: Int[np.ndarray, "isomer destination"], free_energies: Sequence[float], b: int, a: int
 ) -> Estimate:
@@ -114,7 +127,7 @@ def basin_term(
         that an audit without disagreement still leaves −ln(1 − ½/(n + 1)).
 
     Raises:
-        ValueError: wrong shape, negative counts, an isomer without any quench.
+        ValueError: wrong shape, negative counts, an isomer without any quench; b, a not two isomers; F not finite.
 
     >>> few = basin_term(np.array([[100, 0, 0], [0, 100, 0]]), [0.0, 0.0], 1, 0)
     >>> round(few.value, 4)
@@ -127,23 +140,12 @@ def basin_term(
             f"an audit of {n} isomers needs ({n}, {n + 1}) counts with at least one quench of each, "
             f"found {counts.tolist()}"
         )
+    if a == b or not {a, b} <= set(range(n)) or not np.isfinite(f).all():
+        raise ValueError(f"expected two of {n} isomers with finite free energies, found {a}, {b} and {f.tolist()}")
     rows = counts.sum(axis=1)
     away = rows - np.diag(counts)
-
-    def loss(i: int) -> tuple[float, float]:
-        share = (away[i] + 0.5) / (rows[i] + 1)
-        return -math.log1p(-share), math.sqrt(share / ((1 - share) * (rows[i] + 1)))
-
-    def gain(i: int) -> tuple[float, float]:
-        others = np.array([j for j in range(n) if j != i], dtype=np.int64)
-        share, ratio = counts[others, i] / rows[others], np.exp(f[i] - f[others])
-        total = float(share @ ratio)
-        stderr = math.sqrt(float(np.sum(ratio**2 * share * (1 - share) / rows[others]))) / (1 + total)
-        return max((math.log1p(total), stderr), loss(i))
-
-    (value, stderr) = max(
-        (lost[0] + gained[0], lost[1] + gained[1]) for lost, gained in ((loss(b), gain(a)), (loss(a), gain(b)))
-    )
+    (loss_a, gain_a), (loss_b, gain_b) = _loss_and_gain(counts, f, a), _loss_and_gain(counts, f, b)
+    value, stderr = max((loss_b[0] + gain_a[0], loss_b[1] + gain_a[1]), (loss_a[0] + gain_b[0], loss_a[1] + gain_b[1]))
     method = (
         f"bound from quenches: {away[a]} of {rows[a]} configurations of isomer {a} and {away[b]} of {rows[b]} of "
         f"isomer {b} end elsewhere"

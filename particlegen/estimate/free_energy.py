@@ -19,6 +19,9 @@ JACKKNIFE_BLOCKS = 50
 LEAST_OVERLAP = 0.03
 """Overlap of neighbouring states below which MBAR's error is not to be trusted (Klimovich, Shirts, Mobley 2015)."""
 
+LEAST_SPREAD = 1e-6
+"""Range of works, in kT, below which their mean is the free-energy difference to 1e-12."""
+
 
 def _log_mean(log_w: np.ndarray) -> float:
     return float(np.logaddexp.reduce(log_w)) - math.log(log_w.size)
@@ -147,6 +150,15 @@ def _two_state_overlap(forward: np.ndarray, reverse: np.ndarray, value: float) -
     return min(1.0, (n0 + n1) * shared)
 
 
+def _bar_stderr(forward: np.ndarray, reverse: np.ndarray, value: float) -> float:
+    """Bennett's asymptotic error (equation 10a); exactly 0 for works without spread."""
+    ratio, variance = math.log(forward.size / reverse.size), 0.0
+    for log_fermi in (-np.logaddexp(0, ratio + forward - value), -np.logaddexp(0, -ratio + reverse + value)):
+        fermi = np.exp(log_fermi - log_fermi.max())
+        variance += float(np.var(fermi)) / (fermi.size * float(fermi.mean()) ** 2)
+    return math.sqrt(variance)
+
+
 def bar(forward: Float[np.ndarray, " n0"], reverse: Float[np.ndarray, " n1"]) -> FreeEnergyResult:
     """Bennett's acceptance ratio: F₁ − F₀ from reduced works, in kT.
 
@@ -165,20 +177,24 @@ def bar(forward: Float[np.ndarray, " n0"], reverse: Float[np.ndarray, " n1"]) ->
         raise ValueError("BAR needs at least 2 finite works in each direction")
     pymbar, problems = _pymbar(), []
     value = stderr = overlap = math.nan
+    work = np.concatenate([forward, -reverse])
     try:
         with warnings.catch_warnings(record=True), np.errstate(all="ignore"):
-            found = pymbar.bar(forward, reverse, method="bisection", maximum_iterations=500, relative_tolerance=1e-10)
-            value, stderr = float(found["Delta_f"]), float(found["dDelta_f"])
+            if np.ptp(work) < LEAST_SPREAD:  # which would leave the solver no bracket
+                value = float(work.mean())
+            else:
+                options = {"method": "bisection", "maximum_iterations": 500, "relative_tolerance": 1e-10}
+                value = float(pymbar.bar(forward, reverse, compute_uncertainty=False, **options)["Delta_f"])
     except Exception as error:  # the solver's own exceptions share no base class
         problems.append(f"BAR failed: {error}")
     if math.isfinite(value):
-        overlap = _two_state_overlap(forward, reverse, value)
+        overlap, stderr = _two_state_overlap(forward, reverse, value), _bar_stderr(forward, reverse, value)
     if math.isfinite(value) and not _bar_imbalance(forward, reverse, value) < 1e-4:
         problems.append("BAR did not converge: its equation is not satisfied")
         value = stderr = math.nan
     if not math.isfinite(stderr):
         value = stderr = math.nan
-        problems = problems or ["BAR gave no finite error"]
+        problems = problems or ["BAR gave no finite value"]
     if math.isfinite(overlap) and overlap < LEAST_OVERLAP:
         problems.append(f"overlap {overlap:.2g} is below {LEAST_OVERLAP}: add a state in between or more samples")
     return FreeEnergyResult(value, stderr, overlap, tuple(problems))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import special, stats
+from scipy import special
 
 from particlegen.estimate.convergence import mean_with_correlation, statistical_inefficiency
 from particlegen.estimate.free_energy import FreeEnergyResult, bar, free_energy_excess
@@ -68,8 +68,8 @@ def _interval(w: np.ndarray) -> tuple[float, float]:
     """95 % interval of −ln⟨n w⟩ for normalised weights w, 0 ≤ w ≤ 1.
 
     Hall's transformation of the studentised mean takes out its skewness γ: T + γT²/3√n + γ²T³/27n + γ/6√n is nearly
-    normal. Its quantiles are those of Student's t with 2n/(κ − 1) degrees of freedom, κ the weights' kurtosis, which
-    is how well their variance is known.
+    normal. Its quantiles are those of Student's t with 2n/(κ − 1) degrees of freedom, at most n − 1, κ the weights'
+    kurtosis: how well their variance is known.
     """
     n = w.size
     mean, sd = 1 / n, float(np.std(w, ddof=1))
@@ -77,15 +77,16 @@ def _interval(w: np.ndarray) -> tuple[float, float]:
         return 0.0, 0.0
     centred = (w - mean) / sd
     skewness, kurtosis = float(np.mean(centred**3)), float(np.mean(centred**4))
-    freedom = 2 * n / (kurtosis - 1) if kurtosis > 1 else math.inf
-    step = float(stats.t.ppf(0.975, freedom)) / math.sqrt(n)
-
-    def limit(x: float) -> float:
-        if abs(skewness) < 1e-6:
-            return mean - sd * x
-        return mean - sd * 3 / skewness * (np.cbrt(1 + skewness * (x - skewness / (6 * n))) - 1)
-
-    lowest, highest = limit(step), limit(-step)
+    freedom = min(2 * n / (kurtosis - 1), n - 1) if kurtosis > 1 else n - 1
+    step = float(special.stdtrit(freedom, 0.975)) / math.sqrt(n)
+    # Where T takes the value at which its transform is ± step.
+    if abs(skewness) < 1e-6:
+        low, high = -step, step
+    else:
+        low, high = (
+            3 / skewness * (float(np.cbrt(1 + skewness * (x - skewness / (6 * n)))) - 1) for x in (-step, step)
+        )
+    lowest, highest = mean - sd * high, mean - sd * low
     return -math.log(n * highest), (-math.log(n * lowest) if lowest > 0 else math.inf)
 
 
