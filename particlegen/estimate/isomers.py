@@ -103,8 +103,8 @@ def flow_free_energy(log_w: Draws) -> ReweightedFreeEnergy:
     Raises:
         ValueError: NaN or +inf among the weights, fewer than 2, or none of them positive.
 
-    Source: Zwanzig, J. Chem. Phys. 22, 1420 (1954); interval by P. Hall, J. R. Stat. Soc. B 54, 221 (1992), equation
-    of the monotone cubic transformation, with Student quantiles.
+    Source: Zwanzig, J. Chem. Phys. 22, 1420 (1954); P. Hall, J. R. Stat. Soc. B 54, 221 (1992), monotone cubic
+    transformation, here with Student quantiles.
 
     >>> found = flow_free_energy(np.log([1.0, 1.0, 1.0, 1.0]))
     >>> found.estimate.value, found.interval
