@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from particlegen.report import ReportData, advise, format_quantity, render
+from particlegen.report import GlassReport, advise, format_quantity, render_glass
 
 
 def number(value, stderr=None, unit="", method="test"):
@@ -32,7 +32,7 @@ def results(**generated):
 def data():
     rng = np.random.default_rng(1)
     species = np.array([0, 0, 1, 1])
-    return ReportData(
+    return GlassReport(
         title="a run",
         results=results(),
         manifest={"particlegen": "0.1.0", "citations": ["Kob & Andersen (1994)"]},
@@ -50,7 +50,7 @@ def data():
 
 
 def test_the_page_holds_everything_and_fetches_nothing(data):
-    page = render(data)
+    page = render_glass(data)
     assert page.count("<figure>") == 6
     assert "Kob &amp; Andersen (1994)" in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)
@@ -70,7 +70,7 @@ def test_three_dimensions_and_missing_parts_are_drawn(data):
         curve={},
         results={"system": {}},
     )
-    assert render(bulk).count("<figure>") == 1
+    assert render_glass(bulk).count("<figure>") == 1
 
 
 def test_strings_are_escaped(data):
@@ -78,7 +78,7 @@ def test_strings_are_escaped(data):
     spoiled = results() | {"status": {"reasons": [evil]}, "system": {"name": evil}}
     spoiled["free_energy"]["excess"]["unit"] = evil
     manifest = {"host": evil, "citations": [evil]}
-    page = render(replace(data, title=evil, results=spoiled, manifest=manifest, workflow_yaml=evil))
+    page = render_glass(replace(data, title=evil, results=spoiled, manifest=manifest, workflow_yaml=evil))
     assert evil not in page
     assert page.count("&lt;script&gt;") >= 6
 

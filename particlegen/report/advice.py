@@ -1,59 +1,17 @@
 """What to do where a number is poor: thresholds and sentences, shared by the report and the command line."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-__all__ = ["Advice", "advise", "quantity", "unit_of"]
+from particlegen.report.isomer_advice import isomer_advice
+from particlegen.report.quantities import Advice, quantity
 
-Level = Literal["good", "fair", "poor"]
-
-
-@dataclass(frozen=True)
-class Advice:
-    """A judgement of one number.
-
-    Args:
-        level: `good`, `fair` or `poor`.
-        key: the quantity's dotted name in `results.json`.
-        text: what it means and what to do.
-    """
-
-    level: Level
-    key: str
-    text: str
-
-
-def _entry(results: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
-    here: Any = results
-    for part in key.split("."):
-        if not isinstance(here, Mapping) or part not in here:
-            return None
-        here = here[part]
-    return here if isinstance(here, Mapping) and here.get("value") is not None else None
-
-
-def quantity(results: Mapping[str, Any], key: str) -> tuple[float, float] | None:
-    """(value, stderr) of a dotted key; NaN error where none is given, None where the quantity is absent.
-
-    >>> quantity({"generated": {"pareto_k": {"value": 0.4, "stderr": None}}}, "generated.pareto_k")[0]
-    0.4
-    """
-    entry = _entry(results, key)
-    if entry is None:
-        return None
-    stderr = entry.get("stderr")
-    return float(entry["value"]), float("nan") if stderr is None else float(stderr)
-
-
-def unit_of(results: Mapping[str, Any], key: str) -> str:
-    """Unit of a dotted key; empty for a pure number and where the quantity is absent."""
-    return str((_entry(results, key) or {}).get("unit", ""))
+__all__ = ["advise"]
 
 
 def advise(results: Mapping[str, Any]) -> list[Advice]:
     """A judgement of every diagnostic that `results.json` holds, the poor ones first."""
-    found = [*_reference(results), *_weights(results), *_flow(results), *_agreement(results)]
+    found = [*_reference(results), *_weights(results), *_flow(results), *_agreement(results), *isomer_advice(results)]
     return sorted(found, key=lambda item: ("poor", "fair", "good").index(item.level))
 
 

@@ -1,89 +1,69 @@
-"""The self-contained HTML page: numbers with error bars, figures, and what to do where a number is poor."""
+"""The frame of every report: one self-contained HTML page, its cards, tables, advice and figures."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-import numpy as np
+from matplotlib.figure import Figure
 
-from particlegen.report import figures
-from particlegen.report.advice import Advice, advise, quantity
+from particlegen.report.advice import advise
+from particlegen.report.drawing import as_image
+from particlegen.report.quantities import Advice, entry_of, format_quantity, quantity
 from particlegen.report.style import PAGE_STYLE
 
-__all__ = ["ReportData", "format_quantity", "render"]
-
-ROWS = (
-    ("reference.energy_per_particle", "Energy per particle, reference Monte Carlo"),
-    ("reweighted.energy_per_particle", "Energy per particle, reweighted"),
-    ("reference.heat_capacity_per_particle", "Heat capacity per particle, reference"),
-    ("reweighted.heat_capacity_per_particle", "Heat capacity per particle, reweighted"),
-    ("free_energy.excess", "Free energy, excess over the ideal gas"),
-    ("free_energy.total", "Free energy, total"),
-    ("generated.n_samples", "Generated samples"),
-    ("generated.ess_per_sample", "Effective sample size per sample"),
-    ("generated.forward_ess", "Forward ESS on held-out frames"),
-    ("generated.pareto_k", "Pareto k of the weights"),
-    ("generated.discard_fraction", "Discard fraction of raw samples"),
-    ("generated.stuck", "Share of trajectories that the solver gave up"),
-    ("generated.log_q_error", "Error of log q by the solver"),
-    ("reference.r_hat", "R-hat of the reference chains"),
-    ("reference.statistical_inefficiency", "Statistical inefficiency of the reference"),
-)
+__all__ = ["card", "card_row", "document", "figure_block", "grid", "mark", "quantity_table", "table"]
 
 
-@dataclass(frozen=True)
-class ReportData:
-    """What the page shows.
+def document(
+    title: str,
+    results: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    workflow_yaml: str,
+    headline: str,
+    sections: Sequence[tuple[str, str]],
+) -> str:
+    """The report as one HTML document that needs no network: figures are inside, no scripts, every string escaped.
 
     Args:
         title: the run's name.
         results: content of `results.json`.
         manifest: content of `manifest.json`.
         workflow_yaml: the canonical workflow.
-        lengths: box lengths.
-        species: species index per particle.
-        diameters: diameter per particle as drawn.
-        reference_positions: a few reference frames `(frame, N, d)`.
-        generated_positions: a few generated samples drawn by weight `(frame, N, d)`.
-        reference_energy: `(frame,)`.
-        generated_energy: `(sample,)`.
-        log_weight: `(sample,)`, up to a constant.
-        curve: `step`, `loss` and `validation_loss` of the training; empty when weights were pretrained.
-        energy_unit: unit of the energies.
+        headline: HTML of the cards.
+        sections: (heading, HTML), between the advice and how the run was made.
     """
-
-    title: str
-    results: Mapping[str, Any]
-    manifest: Mapping[str, Any]
-    workflow_yaml: str
-    lengths: Sequence[float]
-    species: np.ndarray
-    diameters: np.ndarray
-    reference_positions: np.ndarray
-    generated_positions: np.ndarray
-    reference_energy: np.ndarray
-    generated_energy: np.ndarray
-    log_weight: np.ndarray
-    curve: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    energy_unit: str = "epsilon"
-
-
-def format_quantity(value: float, stderr: float) -> str:
-    """Value and error bar, rounded to two digits of the error.
-
-    >>> format_quantity(0.333812, 0.00041)
-    '0.33381 ± 0.00041'
-    >>> format_quantity(2000.0, 0.0)
-    '2,000'
-    """
-    if not math.isfinite(stderr) or stderr <= 0:
-        return f"{value:,.0f}" if value == round(value) and abs(value) >= 1 else f"{value:.4g}"
-    digits = 1 - math.floor(math.log10(stderr))
-    if digits > 0:
-        return f"{value:.{digits}f} ± {stderr:.{digits}f}"
-    return f"{round(value, digits):.0f} ± {round(stderr, digits):.0f}"
+    judgements = advise(results)
+    reasons = [str(reason) for reason in results.get("status", {}).get("reasons", ())]
+    verdict = "poor" if reasons or any(item.level == "poor" for item in judgements) else "good"
+    said = "needs attention" if verdict == "poor" else "all diagnostics in order"
+    shown = (
+        ("What to make of it", _advice(judgements, reasons)),
+        *sections,
+        ("How it was made", _details(manifest, workflow_yaml)),
+    )
+    body = "\n".join(f"<section><h2>{escape(heading)}</h2>{html}</section>" for heading, html in shown)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{escape(title)} · particlegen</title>
+<style>{PAGE_STYLE}</style>
+</head>
+<body>
+<header>
+<p class="brand">particlegen report</p>
+<h1>{escape(title)} <span class="mark {verdict}">{said}</span></h1>
+<p class="sub">{escape(_subtitle(results.get("system", {})))}</p>
+</header>
+<main>
+{headline}
+{body}
+</main>
+</body>
+</html>
+"""
 
 
 def _subtitle(system: Mapping[str, Any]) -> str:
@@ -98,151 +78,103 @@ def _subtitle(system: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def _headline(data: ReportData) -> str:
-    cards = []
-    for key, label in (
-        ("reweighted.energy_per_particle", "energy per particle"),
-        ("free_energy.excess", "excess free energy"),
-        ("generated.ess_per_sample", "ESS per sample"),
-        ("generated.pareto_k", "Pareto k"),
-    ):
-        found = quantity(data.results, key)
-        if found is None:
-            continue
-        unit = _at(data.results, key).get("unit", "")
-        number, _, error = format_quantity(*found).partition(" ± ")
-        small = f"± {error} {unit}" if error else unit
-        cards.append(
-            f'<div class="card"><span class="label">{escape(label)}</span><span class="big">{escape(number)}</span>'
-            f'<span class="small">{escape(small)}&nbsp;</span></div>'
-        )
+def card(label: str, entry: Mapping[str, Any], after: str = "") -> str:
+    """A number that stands out, with its error.
+
+    Args:
+        label: what it is.
+        entry: a quantity of `results.json`; its `stderr` is what stands behind ±.
+        after: words behind the error and the unit.
+    """
+    stderr = float("nan") if entry.get("stderr") is None else float(entry["stderr"])
+    number, _, error = format_quantity(float(entry["value"]), stderr).partition(" ± ")
+    unit = str(entry.get("unit", ""))
+    small = " ".join(part for part in (f"± {error}" if error else "", unit, after) if part)
+    return (
+        f'<div class="card"><span class="label">{escape(label)}</span><span class="big">{escape(number)}</span>'
+        f'<span class="small">{escape(small)}&nbsp;</span></div>'
+    )
+
+
+def card_row(cards: Sequence[str]) -> str:
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _at(results: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    here: Any = results
-    for part in key.split("."):
-        here = here[part]
-    return here
+def mark(level: str | None) -> str:
+    """The coloured word of a judgement; empty for none."""
+    return f'<span class="mark {level}">{level}</span>' if level else ""
 
 
-def _table(data: ReportData, judgements: Sequence[Advice]) -> str:
-    levels = {item.key: item.level for item in judgements}
-    rows = []
-    for key, label in ROWS:
-        found = quantity(data.results, key)
-        if found is None:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """A table that scrolls where it is too wide.
+
+    Args:
+        head: headings as text.
+        rows: cells as HTML.
+        numbers: columns that hold numbers.
+    """
+
+    def cell(column: int, html: str) -> str:
+        return f'<td class="number">{html}</td>' if column in numbers else f"<td>{html}</td>"
+
+    top = "".join(f"<th>{escape(heading)}</th>" for heading in head)
+    body = "".join(f"<tr>{''.join(cell(column, html) for column, html in enumerate(row))}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def quantity_table(results: Mapping[str, Any], rows: Sequence[tuple[str, str]]) -> str:
+    """Quantities by dotted key and title, with their judgements; absent ones are left out."""
+    levels = {item.key: item.level for item in advise(results)}
+    shown = []
+    for key, title in rows:
+        entry, found = entry_of(results, key), quantity(results, key)
+        if entry is None or found is None:
             continue
-        entry = _at(data.results, key)
-        level = levels.get(key)
-        mark = f'<span class="mark {level}">{level}</span>' if level else ""
-        rows.append(
-            f'<tr><td>{escape(label)}<br><code>{escape(key)}</code></td><td class="number">'
-            f"{escape(format_quantity(*found))}</td><td>{escape(str(entry.get('unit', '')))}</td>"
-            f"<td>{escape(str(entry.get('method', '')))}</td><td>{mark}</td></tr>"
+        shown.append(
+            (
+                f"{escape(title)}<br><code>{escape(key)}</code>",
+                escape(format_quantity(*found)),
+                escape(str(entry.get("unit", ""))),
+                escape(str(entry.get("method", ""))),
+                mark(levels.get(key)),
+            )
         )
-    head = "<tr><th>quantity</th><th>value ± standard error</th><th>unit</th><th>method</th><th></th></tr>"
-    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return table(("quantity", "value ± standard error", "unit", "method", ""), shown, numbers=(1,))
 
 
 def _advice(judgements: Sequence[Advice], reasons: Sequence[str]) -> str:
     items = [f'<li class="poor"><b>Not converged.</b> {escape(reason)}</li>' for reason in reasons]
     for item in judgements:
         items.append(
-            f'<li class="{item.level}"><span class="mark {item.level}">{item.level}</span> '
-            f"<code>{escape(item.key)}</code> {escape(item.text)}</li>"
+            f'<li class="{item.level}">{mark(item.level)} <code>{escape(item.key)}</code> {escape(item.text)}</li>'
         )
     return f'<ul class="advice">{"".join(items)}</ul>'
 
 
-def _figure(figure: Any, alt: str, caption: str) -> str:
-    return f"<figure>{figures.as_image(figure, alt)}<figcaption>{escape(caption)}</figcaption></figure>"
+def figure_block(figure: Figure, alt: str, caption: str) -> str:
+    """A figure with its caption; both texts are escaped."""
+    return f"<figure>{as_image(figure, escape(alt))}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _figures(data: ReportData) -> str:
-    shown = {"reference": data.reference_positions, "generated, drawn by weight": data.generated_positions}
-    shown = {title: frames for title, frames in shown.items() if len(frames)}
-    n = len(data.species)
-    parts = []
-    if shown:
-        drawn = figures.configurations(shown, data.lengths, data.species, data.diameters)
-        caption = "Configurations in the periodic box, one colour per species."
-        parts.append(_figure(drawn, "Configurations of reference and generated particles", caption))
-    plots = []
-    if len(data.generated_energy):
-        plots.append(
-            _figure(
-                figures.energies(data.reference_energy, data.generated_energy, data.log_weight, n, data.energy_unit),
-                "Histogram of energies",
-                "Raw samples of the flow, the same reweighted to the Boltzmann law, and the reference.",
-            )
-        )
-        caption = "Spread of the importance weights: the narrower, the better."
-        plots.append(_figure(figures.weights(data.log_weight), "Histogram of log weights", caption))
-        caption = "The closer to the diagonal, the more samples count."
-        plots.append(_figure(figures.weight_share(data.log_weight), "Share of weight by sample", caption))
-    if len(data.curve.get("step", ())) > 1:
-        plots.append(_figure(figures.training_curve(data.curve), "Training curve", "Loss while the network trained."))
-    parts.append(f'<div class="grid">{"".join(plots)}</div>')
-    observables = data.results.get("observables", {})
-    for name, x_name, x_label, y_label, caption in (
-        ("rdf", "r", "r", "g(r)", "Partial radial distribution functions."),
-        ("structure_factor", "q", "q", "S(q)", "Partial structure factors."),
-    ):
-        if name in observables:
-            drawn = figures.pair_curves(observables[name], x_name, x_label, y_label)
-            parts.append(_figure(drawn, caption.rstrip("."), caption))
-    return "".join(parts)
+def grid(blocks: Sequence[str]) -> str:
+    """Figures side by side."""
+    return f'<div class="grid">{"".join(blocks)}</div>'
 
 
 def _shown(value: Any) -> str:
     return escape(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
-def _details(data: ReportData) -> str:
+def _details(manifest: Mapping[str, Any], workflow_yaml: str) -> str:
     rows = "".join(
         f"<tr><td>{escape(str(key))}</td><td>{_shown(value)}</td></tr>"
-        for key, value in data.manifest.items()
+        for key, value in manifest.items()
         if key != "citations"
     )
-    citations = "".join(f"<li>{escape(str(text))}</li>" for text in data.manifest.get("citations", ()))
+    citations = "".join(f"<li>{escape(str(text))}</li>" for text in manifest.get("citations", ()))
     return (
         "<details><summary>The workflow, with defaults filled in</summary>"
-        f"<pre>{escape(data.workflow_yaml)}</pre></details>"
+        f"<pre>{escape(workflow_yaml)}</pre></details>"
         f'<details><summary>Versions, seeds, hashes</summary><div class="scroll"><table>{rows}</table></div></details>'
         f"<details open><summary>Please cite</summary><ul>{citations}</ul></details>"
     )
-
-
-def render(data: ReportData) -> str:
-    """The report as one HTML document that needs no network: figures are inside, no scripts, every string escaped."""
-    judgements = advise(data.results)
-    reasons = [str(reason) for reason in data.results.get("status", {}).get("reasons", ())]
-    subtitle = _subtitle(data.results.get("system", {}))
-    verdict = "poor" if reasons or any(item.level == "poor" for item in judgements) else "good"
-    said = "needs attention" if verdict == "poor" else "all diagnostics in order"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{escape(data.title)} · particlegen</title>
-<style>{PAGE_STYLE}</style>
-</head>
-<body>
-<header>
-<p class="brand">particlegen report</p>
-<h1>{escape(data.title)} <span class="mark {verdict}">{said}</span></h1>
-<p class="sub">{escape(subtitle)}</p>
-</header>
-<main>
-{_headline(data)}
-<section><h2>What to make of it</h2>{_advice(judgements, reasons)}</section>
-<section><h2>Pictures</h2>{_figures(data)}</section>
-<section><h2>Numbers</h2>{_table(data, judgements)}</section>
-<section><h2>How it was made</h2>{_details(data)}</section>
-</main>
-</body>
-</html>
-"""

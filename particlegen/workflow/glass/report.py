@@ -6,7 +6,7 @@ import numpy as np
 
 from particlegen.events import Event
 from particlegen.io import atomic
-from particlegen.report import ReportData, render
+from particlegen.report import GlassReport, render_glass
 from particlegen.units import energy_unit
 from particlegen.workflow.glass.job import GlassJob
 from particlegen.workflow.glass.run import GlassRun
@@ -33,7 +33,7 @@ def write_report(run: GlassRun) -> Path:
     n = run.store.length("reference")
     frames = np.linspace(0, n - 1, min(DRAWN, n)).astype(int)
     drawn = run.resampled("generated", DRAWN)
-    data = ReportData(
+    data = GlassReport(
         title=str(run.manifest.get("name", run.folder.path.name)),
         results=run.results,
         manifest=run.manifest,
@@ -49,7 +49,7 @@ def write_report(run: GlassRun) -> Path:
         curve=_training_curve(run),
         energy_unit=energy_unit(system.units),
     )
-    atomic.write_text(run.folder.report_file, render(data))
+    atomic.write_text(run.folder.report_file, render_glass(data))
     return run.folder.report_file
 
 

@@ -1,23 +1,18 @@
-"""The report's figures, each a pure function from arrays to a matplotlib figure."""
+"""Figures of a glass, each a pure function from arrays to a matplotlib figure."""
 
-import base64
-import functools
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
 from particlegen.estimate import energy_histogram
+from particlegen.report.drawing import COLOURS, SERIES_COLOURS, new_figure, styled
 
 __all__ = [
-    "COLOURS",
-    "as_image",
     "configurations",
     "energies",
     "pair_curves",
@@ -25,49 +20,6 @@ __all__ = [
     "weight_share",
     "weights",
 ]
-
-COLOURS = {"reference": "#44546a", "raw": "#d98e04", "reweighted": "#0b7a75"}
-"""One colour per ensemble, the same in every figure; told apart by colour-blind readers too."""
-
-SPECIES_COLOURS = ("#3b6fb6", "#d1495b", "#edae49", "#66a182", "#8d6a9f")
-
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "particlegen",
-}
-
-
-def as_image(figure: Figure, alt: str) -> str:
-    """The figure as an `<img>` with its SVG inside; the alternative text must be free of quotes and markup."""
-    buffer = io.BytesIO()
-    with rc_context(STYLE):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": "particlegen"})
-    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="{alt}" src="data:image/svg+xml;base64,{encoded}">'
-
-
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """The figure in this report's style, whatever the user's own matplotlib settings are."""
-
-    @functools.wraps(draw)
-    def styled(*arguments: Any, **options: Any) -> Figure:
-        with rc_context(STYLE):
-            return draw(*arguments, **options)
-
-    return styled
-
-
-def _figure(columns: int = 1, width: float = 4.6, height: float = 3.1, **options: Any) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(width * columns, height), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False, **options)[0]
-    return figure, axes
 
 
 def _draw(axis: Axes, x: np.ndarray, lengths: Sequence[float], species: np.ndarray, radii: np.ndarray) -> None:
@@ -81,7 +33,7 @@ def _draw(axis: Axes, x: np.ndarray, lengths: Sequence[float], species: np.ndarr
                 cx, cy, r = x[i, 0] + a * lengths[0], x[i, 1] + b * lengths[1], radii[i]
                 if -r < cx < lengths[0] + r and -r < cy < lengths[1] + r:
                     discs.append(Circle((cx, cy), r))
-                    faces.append(SPECIES_COLOURS[species[i] % len(SPECIES_COLOURS)])
+                    faces.append(SERIES_COLOURS[species[i] % len(SERIES_COLOURS)])
                     alphas.append(depth)
     collection = PatchCollection(discs, facecolors=faces, edgecolors="white", linewidths=0.6, alpha=alphas)
     axis.add_collection(collection)
@@ -92,7 +44,7 @@ def _draw(axis: Axes, x: np.ndarray, lengths: Sequence[float], species: np.ndarr
     axis.axis("off")
 
 
-@_styled
+@styled
 def configurations(
     positions: Mapping[str, np.ndarray], lengths: Sequence[float], species: np.ndarray, diameters: np.ndarray
 ) -> Figure:
@@ -110,10 +62,10 @@ def configurations(
     return figure
 
 
-@_styled
+@styled
 def energies(reference: np.ndarray, generated: np.ndarray, log_weight: np.ndarray, n: int, unit: str) -> Figure:
     """Energy per particle: reference, raw and reweighted, over the range that the reference visits."""
-    figure, (axis,) = _figure()
+    figure, (axis,) = new_figure()
     shown = energy_histogram(generated / n, log_weight, reference / n, bins=45)
     for kind in ("reference", "raw", "reweighted"):
         filled = kind == "reference"
@@ -126,11 +78,11 @@ def energies(reference: np.ndarray, generated: np.ndarray, log_weight: np.ndarra
     return figure
 
 
-@_styled
+@styled
 def pair_curves(block: Mapping[str, Any], x_name: str, x_label: str, y_label: str) -> Figure:
     """Partial g(r) or S(q) of reference, raw and reweighted samples; the band is one standard error."""
     partials = block["partials"]
-    figure, axes = _figure(columns=len(partials), width=3.2, height=2.7, sharey=True)
+    figure, axes = new_figure(columns=len(partials), width=3.2, height=2.7, sharey=True)
     x = np.asarray(block[x_name], dtype=float)
     for axis, (pair, curves) in zip(axes, partials.items(), strict=True):
         for kind in ("reference", "raw", "reweighted"):
@@ -149,10 +101,10 @@ def pair_curves(block: Mapping[str, Any], x_name: str, x_label: str, y_label: st
     return figure
 
 
-@_styled
+@styled
 def weights(log_weight: np.ndarray) -> Figure:
     """Histogram of ln(w / mean w); lighter weights than e^-15 of the mean stand in the first bin."""
-    figure, (axis,) = _figure()
+    figure, (axis,) = new_figure()
     finite = log_weight[np.isfinite(log_weight)]
     largest = finite.max()
     log_mean = largest + np.log(np.exp(finite - largest).sum() / len(log_weight))
@@ -162,10 +114,10 @@ def weights(log_weight: np.ndarray) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def weight_share(log_weight: np.ndarray) -> Figure:
     """The share of the total weight that the heaviest samples carry, beside equal weights."""
-    figure, (axis,) = _figure()
+    figure, (axis,) = new_figure()
     finite = log_weight[np.isfinite(log_weight)]
     ordered = np.sort(np.exp(finite - finite.max()))[::-1]
     share = np.cumsum(ordered) / ordered.sum()
@@ -178,10 +130,10 @@ def weight_share(log_weight: np.ndarray) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def training_curve(curve: Mapping[str, Sequence[float]]) -> Figure:
     """Training and validation loss against the optimiser step."""
-    figure, (axis,) = _figure()
+    figure, (axis,) = new_figure()
     step, loss = np.asarray(curve["step"]), np.asarray(curve["loss"], dtype=float)
     axis.plot(step, loss, color=COLOURS["raw"], lw=1.0, alpha=0.8, label="training")
     validation = np.asarray(curve["validation_loss"], dtype=float)

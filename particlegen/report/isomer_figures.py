@@ -1,0 +1,201 @@
+"""Figures of isomers, each a pure function from arrays to a matplotlib figure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
+
+from particlegen.estimate import Curve, energy_histogram
+from particlegen.report.drawing import COLOURS, SERIES_COLOURS, new_figure, styled
+
+__all__ = [
+    "budget_bars",
+    "convergence",
+    "densities",
+    "energies",
+    "parity",
+    "structure",
+    "traces",
+    "work",
+]
+
+BOND = 1.3
+"""Two particles are joined up to this many shortest distances."""
+
+SHADES = ((1.0, 0.00, 0.0), (0.78, 0.18, 0.12), (0.50, 0.38, 0.28), (0.22, 0.62, 0.62))
+"""Discs of a sphere: radius, shift towards the light in radii, share of white."""
+
+POINTS = 400
+"""At most so many points of a trace are drawn."""
+
+
+def _mixed(colour: Sequence[float], white: float) -> tuple[float, float, float]:
+    red, green, blue = ((1.0 - white) * channel + white for channel in colour)
+    return red, green, blue
+
+
+def _turn(about: int, degrees: float) -> np.ndarray:
+    """Rotation matrix about an axis of the coordinates."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    i, j = [axis for axis in range(3) if axis != about]
+    matrix = np.eye(3)
+    matrix[i, i] = matrix[j, j] = c
+    matrix[i, j], matrix[j, i] = -s, s
+    return matrix
+
+
+def _views(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two orientations, a quarter turn apart, turned so that no particle hides another in either."""
+    centred = x - x.mean(0)
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    upright = centred @ axes[:, ::-1]  # widest across the page, flattest towards the reader
+    pairs = np.triu_indices(len(x), 1)
+
+    def apart(view: np.ndarray) -> float:
+        return float(np.linalg.norm((view[:, None] - view[None])[pairs][:, :2], axis=1).min())
+
+    choices = []
+    for tilt in range(10, 45, 5):
+        for turn in range(0, 90, 5):
+            views = [upright @ (_turn(0, tilt) @ _turn(1, turn + more)).T for more in (0, 90)]
+            choices.append((min(map(apart, views)), views))
+    first, second = max(choices, key=lambda choice: choice[0])[1]
+    return first, second
+
+
+def _spheres(axis: Axes, x: np.ndarray, species: np.ndarray, bond: float) -> None:
+    """Spheres and bonds seen along the third axis; what lies deeper is paler and drawn first."""
+    radius, depth = 0.27 * bond, x[:, 2]
+    span = max(float(np.ptp(depth)), 1e-9)
+    fade = 0.55 * (depth.max() - depth) / span if span > 0.1 * bond else np.zeros(len(x))
+    pairs = [(i, j) for i in range(len(x)) for j in range(i) if np.linalg.norm(x[i] - x[j]) < BOND * bond]
+    parts = [(min(depth[i], depth[j]) - 1e-6, (i, j)) for i, j in pairs] + [(depth[i], (i,)) for i in range(len(x))]
+    for _, who in sorted(parts):
+        if len(who) == 2:
+            i, j = who
+            shade = _mixed(to_rgb("#5b6875"), max(fade[i], fade[j]))
+            axis.plot(x[[i, j], 0], x[[i, j], 1], color=shade, lw=2.6, solid_capstyle="round", zorder=1)
+            continue
+        (i,) = who
+        colour = to_rgb(SERIES_COLOURS[species[i] % len(SERIES_COLOURS)])
+        for size, shift, white in SHADES:
+            centre = (x[i, 0] - shift * radius, x[i, 1] + shift * radius)
+            face = _mixed(_mixed(colour, white), fade[i])
+            edge = _mixed((0.2, 0.2, 0.2), fade[i]) if size == 1.0 else "none"
+            axis.add_patch(Circle(centre, size * radius, facecolor=face, edgecolor=edge, linewidth=0.6, zorder=1))
+
+
+@styled
+def structure(positions: np.ndarray, species: np.ndarray, species_names: Sequence[str]) -> Figure:
+    """One isomer `(N, 3)` as spheres with bonds, in two orientations a quarter turn apart."""
+    figure, axes = new_figure(columns=2, width=2.3, height=2.3)
+    apart = np.linalg.norm(positions[:, None] - positions[None], axis=2)
+    bond = float(apart[apart > 0].min())
+    reach = float(np.linalg.norm(positions - positions.mean(0), axis=1).max()) + 0.4 * bond
+    for axis, x in zip(axes, _views(positions), strict=True):
+        _spheres(axis, x, species, bond)
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        axis.axis("off")
+    if len(species_names) > 1:
+        discs = [
+            Line2D([], [], marker="o", ls="", color=SERIES_COLOURS[kind % len(SERIES_COLOURS)], label=name)
+            for kind, name in enumerate(species_names)
+        ]
+        axes[0].legend(handles=discs, loc="upper left")
+    return figure
+
+
+@styled
+def work(flow: Curve, chain: Curve, free_energy: float, title: str) -> Figure:
+    """Distributions of the work over draws and over chain states, in kT, with F where they have to cross."""
+    figure, (axis,) = new_figure(width=4.2, height=2.7)
+    flow.plot(axis, color=COLOURS["raw"], lw=1.4)
+    chain.plot(axis, color=COLOURS["reference"], lw=1.4)
+    axis.axvline(free_energy, color=COLOURS["reweighted"], ls="--", lw=1.2, label="F by BAR")
+    axis.set(title=title, ylim=(0.0, None))
+    axis.legend()
+    return figure
+
+
+@styled
+def energies(chain: np.ndarray, drawn: np.ndarray, log_weight: np.ndarray, unit: str, title: str) -> Figure:
+    """Energies of the chains, and of the flow's draws, raw and reweighted, over the range that the chains visit."""
+    figure, (axis,) = new_figure(width=4.2, height=2.7)
+    shown = energy_histogram(drawn, log_weight, chain.ravel(), bins=45)
+    for kind, label in (("reference", "chains"), ("raw", "flow"), ("reweighted", "flow, reweighted")):
+        filled = kind == "reference"
+        style = {"fill": filled, "alpha": 0.25 if filled else 1.0, "lw": 1.5}
+        axis.stairs(shown.curves[kind].value, shown.edges, color=COLOURS[kind], label=label, **style)
+    axis.set(xlabel=f"energy ({unit})", ylabel="density", title=title)
+    axis.legend()
+    return figure
+
+
+@styled
+def traces(energy: Mapping[str, np.ndarray], unit: str) -> Figure:
+    """Mean over the chains `(chain, step)` of each isomer by step, with a band of one standard error."""
+    figure, (axis,) = new_figure(width=4.6, height=2.9)
+    for number, (name, values) in enumerate(energy.items()):
+        steps = np.unique(np.linspace(0, values.shape[1] - 1, min(POINTS, values.shape[1])).astype(int))
+        mean, error = values[:, steps].mean(0), values[:, steps].std(0, ddof=1) / np.sqrt(len(values))
+        Curve(steps, mean, error, name, "sweep", f"energy ({unit})").plot(axis, color=_colour(number), lw=1.0)
+    axis.set(title="Energies, mean over chains")
+    axis.legend()
+    return figure
+
+
+@styled
+def densities(curves: Mapping[str, Mapping[str, Sequence[float]]], x_label: str, title: str) -> Figure:
+    """Densities of one observable, one curve per isomer; keys `value`, `density`, `stderr`."""
+    figure, (axis,) = new_figure(width=4.6, height=2.9)
+    for number, (name, block) in enumerate(curves.items()):
+        x, y, error = (np.asarray(block[key], dtype=float) for key in ("value", "density", "stderr"))
+        Curve(x, y, error, name, x_label, "density").plot(axis, color=_colour(number), lw=1.3)
+    axis.set(title=title, ylim=(0.0, None))
+    axis.legend()
+    return figure
+
+
+@styled
+def budget_bars(parts: Mapping[str, float], total: float, unit: str, title: str) -> Figure:
+    """Each part of an error budget, and the root of the sum of their squares, as one standard deviation."""
+    figure, (axis,) = new_figure(width=4.6, height=0.5 + 0.34 * (len(parts) + 1))
+    names = [*parts, "all"]
+    colours = [SERIES_COLOURS[0]] * len(parts) + [COLOURS["reference"]]
+    axis.barh(names, [*parts.values(), total], color=colours, height=0.62)
+    axis.invert_yaxis()
+    axis.set(xlabel=f"one standard deviation ({unit})", title=title)
+    return figure
+
+
+@styled
+def convergence(rounds: Sequence[Mapping[str, Any]], final: float, unit: str) -> Figure:
+    """A difference of free energies against the labels that it has cost, with the final one as a line."""
+    figure, (axis,) = new_figure()
+    labels, value, error = ([float(each[key]) for each in rounds] for key in ("labels", "delta_free_energy", "stderr"))
+    axis.errorbar(labels, value, yerr=error, color=COLOURS["reweighted"], marker="o", ms=4, lw=1.2, capsize=2)
+    axis.axhline(final, color="#999999", ls=":")
+    axis.set(xlabel="labels", ylabel=f"difference of free energies ({unit})", title="Learning")
+    return figure
+
+
+@styled
+def parity(labels: Sequence[float], predicted: Sequence[float], unit: str) -> Figure:
+    """Predictions of the learned potential against the labels, with the diagonal."""
+    figure, (axis,) = new_figure(width=3.4, height=3.2)
+    x, y = np.asarray(labels, dtype=float), np.asarray(predicted, dtype=float)
+    axis.plot(x, y, ls="", marker=".", ms=4, color=COLOURS["reweighted"], alpha=0.7)
+    ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+    axis.plot(ends, ends, color="#999999", ls=":")
+    rmse = float(np.sqrt(np.mean((x - y) ** 2)))
+    axis.set(xlabel=f"label ({unit})", ylabel=f"prediction ({unit})", title=f"Learned potential, RMSE {rmse:.3g}")
+    return figure
+
+
+def _colour(number: int) -> str:
+    return SERIES_COLOURS[number % len(SERIES_COLOURS)]
