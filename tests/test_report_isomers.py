@@ -1,0 +1,182 @@
+"""The page of isomers: self-contained, escaped, whole or in parts, and honest about poor numbers."""
+
+import copy
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from particlegen.estimate import work_distributions
+from particlegen.report import IsomerReport, advise, render_isomers
+from particlegen.report.isomer_figures import structure
+
+NAMES = ("ring", "chain")
+
+
+def number(value, stderr=None, unit="", method="test"):
+    return {"value": value, "stderr": stderr, "unit": unit, "method": method}
+
+
+def isomer(**changed):
+    values = {"acceptance": 0.3, "acceptance_local": 0.7, "left_basin": 0.01, "r_hat": 1.001, "ess_per_sample": 0.5}
+    values |= {"pareto_k": 0.3, "overlap": 0.8, "copies": 30.0} | changed
+    quantities = {key: number(value) for key, value in values.items()}
+    return {"point_group": "Oh", "order": 48, "free_energy": number(-1.0, 0.002, "epsilon")} | quantities
+
+
+def results(**changed):
+    budget = {"statistical": 0.002, "surrogate": 0.0, "basin": 0.001, "scf": 0.0, "half_width": 0.0044}
+    difference = number(0.06, 0.002, "epsilon", "BAR") | {
+        "flow": number(0.061, 0.003, "epsilon"),
+        "mixture": number(0.059, 0.004, "epsilon"),
+        "harmonic": number(0.066, 0.0, "epsilon"),
+        "per_labelled_basin": number(0.31, 0.002, "epsilon"),
+        "budget": {part: number(value, unit="epsilon") for part, value in budget.items()},
+    }
+    curve = {"value": [1.0, 1.1, 1.2], "density": [0.0, 5.0, 0.0], "stderr": [0.0, 0.1, 0.0]}
+    return {
+        "kind": "isomers",
+        "status": {"converged": True, "reasons": []},
+        "system": {"name": "lj", "composition": {"A": 4}},
+        "isomers": {"ring": isomer(**changed), "chain": isomer()},
+        "delta_free_energy": {"chain-ring": difference},
+        "observables": {name: {"distances": curve, "gyration_radius": curve} for name in NAMES},
+    }
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(1)
+    log_w = {name: rng.normal(10.0, 0.3, 300) for name in NAMES}
+    return IsomerReport(
+        title="a run",
+        results=results(),
+        manifest={"particlegen": "0.1.0", "citations": ["Wales & Doye (1997)"]},
+        workflow_yaml="version: 1\n",
+        kt=0.1,
+        energy_unit="epsilon",
+        length_unit="sigma",
+        species=np.array([0, 0, 1, 1]),
+        species_names=("A", "B"),
+        titles={"ring": "a ring", "chain": ""},
+        structures={name: rng.normal(size=(4, 3)) for name in NAMES},
+        energies={name: rng.normal(size=(4, 50)) for name in NAMES},
+        drawn={name: (rng.normal(size=300), log_w[name]) for name in NAMES},
+        works={name: work_distributions(log_w[name], rng.normal(10.1, 0.3, (4, 50))) for name in NAMES},
+    )
+
+
+def test_the_page_holds_everything_and_fetches_nothing(data):
+    page = render_isomers(data)
+    # Two structures, a budget, works and energies of two, traces, two observables.
+    assert page.count("<figure>") == 2 + 1 + 2 + 2 + 1 + 2
+    assert "Wales &amp; Doye (1997)" in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert "<script" not in page
+    assert "all diagnostics in order" in page
+    assert "F(chain) − F(ring)" in page and "0.0600" in page and "± 0.0044 epsilon (95 %) = 0.6 kT" in page
+    assert "Oh, 30 labelled copies" in page
+    for way in ("weights of the flows", "chains that move between isomers", "one labelled copy", "harmonic superp"):
+        assert way in page
+    assert "What was learned" not in page and "Spectra" not in page
+
+
+def test_what_was_learned_is_shown_where_there_is_something(data):
+    learned = {
+        "rounds": [{"labels": n, "delta_free_energy": 0.06 + 1 / n, "stderr": 0.01} for n in (40, 80)],
+        "parity": {"labels": [1.0, 2.0], "predicted": [1.1, 1.9], "unit": "eV"},
+    }
+    spectra = {"ring": {"value": [1.0, 2.0], "density": [0.1, 0.2], "stderr": [0.0, 0.01]}}
+    before = render_isomers(data).count("<figure>")
+    page = render_isomers(replace(data, results=results() | {"learned": learned, "spectra": spectra}))
+    assert page.count("<figure>") == before + 3
+    assert "What was learned" in page and "Spectra" in page
+
+
+def test_unknown_parts_are_said_and_missing_ones_left_out(data):
+    partial = results()
+    budget = partial["delta_free_energy"]["chain-ring"]["budget"]
+    budget["basin"], budget["half_width"] = number(None), number(None)
+    del partial["delta_free_energy"]["chain-ring"]["mixture"], partial["observables"]
+    page = render_isomers(replace(data, results=partial))
+    assert "not known" in page and "move between isomers" not in page
+    assert page.count("<figure>") == render_isomers(data).count("<figure>") - 3
+
+
+def test_strings_are_escaped(data):
+    evil = "<script>alert(1)</script>"
+    spoiled = results() | {"status": {"reasons": [evil]}, "system": {"name": evil}}
+    spoiled["isomers"]["ring"]["point_group"] = evil
+    spoiled["isomers"]["ring"]["copies"] |= {"unit": evil, "method": evil}
+    spoiled["delta_free_energy"]["chain-ring"] |= {"unit": evil, "method": evil}
+    for part in spoiled["delta_free_energy"]["chain-ring"]["budget"].values():
+        part["method"] = evil
+    spoiled["isomers"][evil] = copy.deepcopy(spoiled["isomers"]["ring"])
+    spoiled["delta_free_energy"][f"{evil}-ring"] = copy.deepcopy(spoiled["delta_free_energy"]["chain-ring"])
+    page = render_isomers(
+        replace(
+            data,
+            title=evil,
+            results=spoiled,
+            manifest={"host": evil, "citations": [evil]},
+            workflow_yaml=evil,
+            titles={"ring": evil, "chain": ""},
+            structures=data.structures | {evil: data.structures["ring"]},
+        )
+    )
+    assert evil not in page and "<script" not in page
+    assert page.count("&lt;script&gt;") >= 20
+
+
+@pytest.mark.parametrize(
+    ("change", "level"),
+    [
+        ({"r_hat": 1.02}, "fair"),
+        ({"r_hat": 1.2}, "poor"),
+        ({"acceptance": 0.05}, "fair"),
+        ({"acceptance": 0.01}, "poor"),
+        ({"acceptance_local": 0.2}, "fair"),
+        ({"left_basin": 0.4}, "poor"),
+        ({"ess_per_sample": 0.001}, "poor"),
+        ({"pareto_k": 0.6}, "fair"),
+        ({"pareto_k": 0.9}, "poor"),
+        ({"pareto_k": None}, "poor"),
+        ({"overlap": 0.01}, "poor"),
+    ],
+)
+def test_a_poor_number_gets_advice(change, level):
+    assert all(item.level == "good" for item in advise(results()))
+    (found,) = [item for item in advise(results(**change)) if item.level != "good"]
+    assert (found.level, found.key) == (level, f"isomers.ring.{next(iter(change))}")
+
+
+@pytest.mark.parametrize(("way", "value"), [("flow", 0.075), ("mixture", 0.04)])
+def test_ways_that_disagree_are_poor(way, value):
+    wrong = results()
+    wrong["delta_free_energy"]["chain-ring"][way]["value"] = value
+    assert (advise(wrong)[0].level, advise(wrong)[0].key) == ("poor", f"delta_free_energy.chain-ring.{way}")
+
+
+@pytest.mark.parametrize(
+    ("part", "remedy"),
+    [("statistical", "production.samples"), ("basin", "production.quenches"), ("scf", "converge the engine")],
+)
+def test_the_largest_part_of_the_error_is_named(part, remedy):
+    wide = results()
+    wide["delta_free_energy"]["chain-ring"]["budget"] |= {part: number(0.05), "half_width": number(0.1)}
+    found = advise(wide)[0]
+    assert found.level == "fair" and found.key.endswith("half_width")
+    assert "holds 0" in found.text and repr(part) in found.text and remedy in found.text
+
+
+def test_no_particle_hides_another():
+    """An octahedron along its own axes has its ends in line; as it is drawn, all six discs are apart."""
+    octahedron = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], dtype=float)
+    figure = structure(octahedron, np.zeros(6, dtype=int), ("A",))
+    for axis in figure.axes:
+        sizes = [disc.get_radius() for disc in axis.patches]
+        centres = np.array([d.get_center() for d in axis.patches if d.get_radius() == max(sizes)])
+        assert len(centres) == 6 and len(axis.lines) == 12
+        apart = np.linalg.norm(centres[:, None] - centres[None], axis=2)[np.triu_indices(6, 1)]
+        assert apart.min() > 0.25
