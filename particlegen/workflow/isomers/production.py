@@ -147,7 +147,7 @@ def _mixture(job: IsomerJob) -> None:
         share = [job.adapted.tensors[f"{name}.chains"] for name in names]
         positions = torch.stack([share[chain % len(names)][chain] for chain in range(len(share[0]))])
         series, calls = [], 0
-    target = job.target(MIXTURE, *indices)
+    target = job.target(PRODUCTION, *indices)
     flows = LabelledFlows(job.flows, log_bias=bias)
     step = min(job.adapted.metadata[name]["step"] for name in names)
     sweep = job.sweep(target, step, flows)
@@ -178,7 +178,7 @@ def _audit(job: IsomerJob) -> None:
     ledger = Ledger()
     asked = 0
     for index in range(len(isomers)):
-        provider = Counted(job.sampled(index, AUDIT), ledger, AUDIT)
+        provider = Counted(job.sampled(index, PRODUCTION), ledger, AUDIT)
         for x in spread_states(job, index, job.workflow.production.quenches):
             try:
                 quenched, _ = optimise(provider, x, QUENCHED[units])
