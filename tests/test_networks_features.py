@@ -57,5 +57,16 @@ def test_near_particles_have_the_plain_displacement():
     delta = torch.tensor([[0.3, -0.4], [0.05, 0.0]], dtype=torch.float64).T
     vectors = features(delta)[1]
     assert torch.allclose(vectors[1], delta, atol=1e-6)
-    distance = torch.sqrt(delta.square().sum(0) + 0.05**2)
+    distance = torch.sqrt(delta.square().sum(0) + 0.01**2)
     assert torch.allclose(vectors[0], delta / distance, atol=1e-6)
+
+
+def test_radial_functions_are_close_at_contact_and_wide_apart_beyond():
+    """Each peaks on a scale that is even below 0.15 spacings and logarithmic above, the last one at the reach."""
+    spacing, radial = 2.0, 9
+    features = TorusFeatures(FlatTorus((20.0, 20.0)), spacing, harmonics=1, radial=radial).double()
+    peaks = 0.15 * spacing * (torch.logspace(0, 1, radial, base=1 + 3.0 / 0.15, dtype=torch.float64) - 1)
+    invariants = features(torch.stack([peaks, torch.zeros_like(peaks)]))[0][:radial]
+    assert torch.equal(invariants.argmax(0), torch.arange(radial))
+    assert (invariants.diagonal()[1:] > 0.99).all()
+    assert torch.allclose(invariants.diagonal(1), torch.tensor(math.exp(-1.0), dtype=torch.float64), atol=0.02)

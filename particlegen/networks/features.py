@@ -6,6 +6,7 @@ is (in)variant under the signed axis permutations that map the box onto itself.
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,8 +16,11 @@ from particlegen.geometry import FlatTorus
 
 __all__ = ["TorusFeatures", "as_features", "as_rows", "smooth_displacement"]
 
-_SOFTENING = 0.05
-"""Length, in units of the mean spacing, below which the distance is rounded off, so that it is smooth at contact."""
+# Both in units of the mean spacing.
+_SOFTENING = {"fine": 0.01, "coarse": 0.05}
+"""Length below which the distance is rounded off, so that it is smooth at contact."""
+_CORE = {"fine": 0.15, "coarse": 10.0}
+"""Distance below which radial functions are evenly spaced; beyond, by its logarithm."""
 
 
 def _arcsine_coefficients(order: int) -> list[float]:
@@ -53,13 +57,23 @@ class TorusFeatures(nn.Module):
         torus: the box; axes of equal length form a class whose members may be permuted.
         spacing: the mean distance of particles (V/N)^(1/d), which sets the range of the radial functions.
         harmonics: number of Fourier orders K.
-        radial: number of Gaussian radial functions.
+        radial: number of radial functions, Gaussians of log(1 + r/core): as wide as their distance from each other.
+        resolution: `fine` for displacements of particles. A path opens the hole around each particle from nothing:
+            early on the velocity turns round within a small distance. `coarse` for what a network has moved already:
+            sharp functions of sharp functions make stiff fields.
     """
 
     scale: Tensor
     centres: Tensor
 
-    def __init__(self, torus: FlatTorus, spacing: float, harmonics: int, radial: int):
+    def __init__(
+        self,
+        torus: FlatTorus,
+        spacing: float,
+        harmonics: int,
+        radial: int,
+        resolution: Literal["fine", "coarse"] = "fine",
+    ):
         super().__init__()
         lengths = sorted(set(torus.lengths))
         reach = min(math.sqrt(sum(length**2 for length in torus.lengths)) / 2, 3.0 * spacing)
@@ -67,11 +81,12 @@ class TorusFeatures(nn.Module):
         self.axes = [[axis for axis, length in enumerate(torus.lengths) if length == same] for same in lengths]
         self.class_of_axis = [lengths.index(length) for length in torus.lengths]
         self.classes = len(lengths)
-        self.width = reach / (radial - 1)
-        self.softening = (_SOFTENING * spacing) ** 2
+        self.core = _CORE[resolution] * spacing
+        self.functions_per_fold = (radial - 1) / math.log1p(reach / self.core)
+        self.softening = (_SOFTENING[resolution] * spacing) ** 2
         self.harmonics = harmonics
         self.register_buffer("scale", torch.tensor(torus.lengths) / (2 * math.pi), persistent=False)
-        self.register_buffer("centres", torch.linspace(0.0, reach, radial), persistent=False)
+        self.register_buffer("centres", torch.arange(float(radial)), persistent=False)
         self.invariants = radial + 2 * harmonics * self.classes
         self.vectors = 2 + 2 * harmonics
 
@@ -92,7 +107,8 @@ class TorusFeatures(nn.Module):
             sin.append(sin[0] * cos[-2] + cos[0] * sin[-1])
         square, smooth = smooth_displacement(cos[0], sin[0])
         distance = torch.sqrt((square * scale**2).sum(0) + self.softening)
-        radial = torch.exp(-(((distance - self.centres.view(-1, *ones)) / self.width) ** 2))
+        place = self.functions_per_fold * torch.log1p(distance / self.core)
+        radial = torch.exp(-((place - self.centres.view(-1, *ones)) ** 2))
         waves, sines = torch.stack(cos), torch.stack(sin)
         sums = self._sums(waves)
         others = self._of_axes(sums) - waves  # over the other axes of the class

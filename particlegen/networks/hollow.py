@@ -137,7 +137,7 @@ class HollowNetwork(TorusNetwork):
         g, velocity = self.start(node), torch.zeros_like(delta[..., 0])
         delta = delta + heading
         for r, star in enumerate(self.star):
-            invariants, vectors = self.features(delta)
+            invariants, vectors = (self.moved_features if r else self.features)(delta)
             dots = [self.features.dot(vector, vectors[k]) for k in (0, 2)]
             g, weights = star(g, h, torch.cat([invariants, *dots]), self.mask)
             arrows = torch.cat([vectors, vector])

@@ -53,20 +53,20 @@ class Clock(nn.Module):
     def __init__(self, traits: int, width: int, harmonics: int = 4):
         super().__init__()
         self.register_buffer("frequencies", math.pi * torch.arange(1.0, harmonics + 1.0), persistent=False)
-        self.layers = nn.Sequential(nn.Linear(2 * harmonics + 2 + traits, width), nn.SiLU(), nn.Linear(width, width))
+        self.layers = nn.Sequential(nn.Linear(2 * harmonics + 3 + traits, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor, traits: Tensor) -> Tensor:
         angles = t[:, None] * self.frequencies
-        # a logarithm of the time that is left resolves the end of the path, where contacts form
-        left = torch.log(1.02 - t)[:, None]
-        time = torch.cat([torch.sin(angles), torch.cos(angles), t[:, None], left], -1)
+        # logarithms resolve both ends of the path: where contacts form, and where holes open around particles
+        ends = torch.log(torch.stack([1.02 - t, 0.02 + t], -1))
+        time = torch.cat([torch.sin(angles), torch.cos(angles), t[:, None], ends], -1)
         batch, n = len(t), len(traits)
         joined = torch.cat([time[:, None].expand(batch, n, -1), traits[None].expand(batch, n, -1)], -1)
         return nn.functional.silu(self.layers(joined))
 
 
 class TorusNetwork(nn.Module):
-    """What both kinds of network hold: features of displacements, time and traits, and a mask without the diagonal.
+    """What both kinds of network hold: features of displacements (as they are, and moved), time and traits, a mask.
 
     Args:
         torus: the box.
@@ -92,6 +92,7 @@ class TorusNetwork(nn.Module):
         n = len(species)
         spacing = (torus.volume / n) ** (1 / torus.dim)
         self.features = TorusFeatures(torus, spacing, harmonics, radial)
+        self.moved_features = TorusFeatures(torus, spacing, harmonics, radial, "coarse")
         self.register_buffer("traits", particle_traits(species, diameters), persistent=False)
         self.clock = Clock(self.traits.shape[1], width)
         self.register_buffer("mask", (1 - torch.eye(n))[None, :, :, None], persistent=False)

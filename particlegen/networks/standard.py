@@ -61,8 +61,8 @@ class StandardNetwork(TorusNetwork):
     def forward(self, t: Float[Tensor, " batch"], x: Positions) -> Positions:
         """Velocities at times `t` in [0, 1] and positions `x`, in lengths per unit of t."""
         h, velocity, moved = self.clock(t, self.traits), torch.zeros_like(x), x
-        for message in self.messages:
-            invariants, vectors = self.features(pair_displacements(moved))
+        for r, message in enumerate(self.messages):
+            invariants, vectors = (self.moved_features if r else self.features)(pair_displacements(moved))
             h, weights = message(h, invariants, self.mask)
             weights = weights.view(2, self.features.classes, len(vectors), *invariants.shape[1:])
             moves = self.features.weigh(vectors, weights).sum(-1) / self.crowd
