@@ -60,7 +60,11 @@ def format_quantity(value: float, stderr: float) -> str:
     '0.33381 ± 0.00041'
     >>> format_quantity(2000.0, 0.0)
     '2,000'
+    >>> format_quantity(math.nan, math.nan)
+    'not known'
     """
+    if not math.isfinite(value):
+        return "not known"
     if not math.isfinite(stderr) or stderr <= 0:
         return f"{value:,.0f}" if value == round(value) and abs(value) >= 1 else f"{value:.4g}"
     digits = 1 - math.floor(math.log10(stderr))

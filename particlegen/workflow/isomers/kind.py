@@ -17,6 +17,7 @@ from particlegen.workflow.isomers.adaptation import run_adaptation
 from particlegen.workflow.isomers.correction import run_correction
 from particlegen.workflow.isomers.estimates import run_estimates
 from particlegen.workflow.isomers.job import IsomerJob, engine_card
+from particlegen.workflow.isomers.learning import labels_reserved
 from particlegen.workflow.isomers.minima import run_minima
 from particlegen.workflow.isomers.production import run_production
 from particlegen.workflow.isomers.report import run_report
@@ -49,6 +50,7 @@ class _Isomers:
         engine = made(engine_recipe(built.system, name, None, folder))
         if "forces" not in getattr(engine, "quantities", ("forces",)):
             raise InputError(f"key 'energy.engine': {name!r} gives no forces, which local moves need")
+        _check_budget(workflow, built)
         return built
 
     def provenance(self, workflow: IsomerWorkflow, built: BuiltCluster, relative_to: Path) -> Provenance:
@@ -98,6 +100,31 @@ class _Isomers:
 
 
 ISOMERS = _Isomers()
+
+OPTIMISATION = 10
+"""Labels that an optimisation takes from a fair guess."""
+
+
+def _check_budget(workflow: IsomerWorkflow, built: BuiltCluster) -> None:
+    """A budget has to pay for minima, first labels and correction, and for a round of learning."""
+    budget, learned = workflow.energy.budget, workflow.learned
+    if budget is None:
+        return
+    if learned is None:
+        raise InputError(
+            "key 'energy.budget': it is for learned potentials; without 'learned' every move asks the engine: leave it "
+            "out, or add the section 'learned'"
+        )
+    frame = 3 * built.system.n_particles - 6
+    each = 2 * frame + OPTIMISATION + learned.first + learned.per_round
+    least = len(built.isomers) * each + labels_reserved(workflow, len(built.isomers))
+    if budget < least:
+        raise InputError(
+            f"key 'energy.budget': found {budget}, at least {least} are needed to start: for each of the "
+            f"{len(built.isomers)} isomers about {OPTIMISATION} for its optimisation, {2 * frame} for its Hessian, "
+            f"{learned.first} first labels, {learned.per_round} of a round, and the correction; raise it, or lower "
+            "learned.first, learned.per_round, correction.labels, correction.decisions"
+        )
 
 
 def _system_hash(built: BuiltCluster) -> str:

@@ -9,9 +9,9 @@ from particlegen.energy.kernel_potential import KernelPotential
 from particlegen.events import Event
 from particlegen.learning.selection import select, sorted_inverse_distances
 from particlegen.settings import InputError
-from particlegen.workflow.isomers.job import ADAPTATION, MINIMA, IsomerJob
+from particlegen.workflow.isomers.job import ADAPTATION, MINIMA, ORIENTATIONS, IsomerJob
 from particlegen.workflow.isomers.labels import Recorded, joined, label_tensors, taken
-from particlegen.workflow.isomers.schema import LearnedEnergy
+from particlegen.workflow.isomers.schema import IsomerWorkflow, LearnedEnergy
 from particlegen.workflow.isomers.surrogate import fitted, model_of, potential_tensors, restored
 
 __all__ = ["first_potential", "known_potential", "labels_reserved", "learn"]
@@ -21,10 +21,11 @@ _TRIES = 100
 """Batches of harmonic states that are drawn before a basin counts as too small."""
 
 
-def labels_reserved(job: IsomerJob) -> int:
+def labels_reserved(workflow: IsomerWorkflow, isomers: int) -> int:
     """Labels that the correction of all isomers takes, kept from the learning."""
-    wanted = job.workflow.correction
-    return len(job.built.isomers) * (wanted.labels + wanted.chains * (wanted.decisions + (wanted.decisions > 0)))
+    wanted = workflow.correction
+    delayed = wanted.chains * (wanted.decisions + 1) if wanted.decisions else 0
+    return isomers * (wanted.labels + ORIENTATIONS + delayed)
 
 
 def first_potential(job: IsomerJob, index: int, tensors: dict[str, Tensor], note: dict[str, Any]) -> KernelPotential:
@@ -100,7 +101,7 @@ def learn(
     others = job.load(ADAPTATION)
     notes = dict(others.metadata) if others else {}
     used += sum(int(other["labels"]) for key, other in notes.items() if key != name) + note["labels"]
-    count = int(min(learned.per_round, job.labels_left(used + labels_reserved(job))))
+    count = int(min(learned.per_round, job.labels_left(used + labels_reserved(job.workflow, len(job.built.isomers)))))
     if number >= learned.rounds or count < 1:
         if number < learned.rounds:
             job.emit(Event("warning", ADAPTATION, f"{name}: the label budget ended the learning in round {number + 1}"))

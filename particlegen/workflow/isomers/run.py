@@ -4,10 +4,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
+from particlegen.energy.kernel_potential import KernelPotential
 from particlegen.estimate import Estimate
+from particlegen.io.checkpoint import load_checkpoint
 from particlegen.isomers import BuiltCluster, build_cluster
+from particlegen.settings import InputError
 from particlegen.system import ParticleSystem
+from particlegen.workflow.isomers.job import ADAPTATION
 from particlegen.workflow.isomers.schema import IsomerWorkflow
+from particlegen.workflow.isomers.surrogate import restored
 from particlegen.workflow.opened import Run, StageStatus, as_estimate
 
 __all__ = ["IsomerRun"]
@@ -58,6 +63,20 @@ class IsomerRun(Run):
             found |= {f"{key} {name}": as_estimate(entry[name]) for name in ways}
             found[f"{key} half_width"] = as_estimate(entry["budget"]["half_width"])
         return found | {name: as_estimate(entry["free_energy"]) for name, entry in self.results["isomers"].items()}
+
+    def potentials(self) -> dict[int, KernelPotential]:
+        """The learned potentials that production ran on, by index of the isomer.
+
+        Raises:
+            InputError: the workflow learns none, or the run has not come so far.
+        """
+        saved = load_checkpoint(self.folder.checkpoints, ADAPTATION)
+        if self.workflow.learned is None or saved is None:
+            raise InputError(f"{self.folder.path}: no learned potentials there; see particlegen status")
+        return {
+            number: restored(self.system, isomer.name, saved.tensors, saved.metadata[isomer.name]["model"])
+            for number, isomer in enumerate(self.built.isomers)
+        }
 
     def status(self) -> list[StageStatus]:
         isomers, settings = len(self.built.isomers), self.workflow

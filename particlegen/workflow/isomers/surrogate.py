@@ -73,7 +73,8 @@ class PiecewiseEnergy:
         nearest = self._basins.distances(positions)[:, : len(self._potentials)].argmin(1)
         energy = torch.full((len(positions),), torch.nan, dtype=torch.float64)
         forces = torch.full(positions.shape, torch.nan, dtype=torch.float64) if "forces" in want else None
-        ok, reasons = torch.zeros(len(positions), dtype=torch.bool), [None] * len(positions)
+        ok = torch.zeros(len(positions), dtype=torch.bool)
+        reasons: list[str | None] = [None] * len(positions)
         for index, potential in enumerate(self._potentials):
             rows = (nearest == index).nonzero()[:, 0]
             if not len(rows):

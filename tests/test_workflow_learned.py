@@ -1,0 +1,131 @@
+"""Isomers with a learned potential: the correction finds the engine's answer, and without it the answer is wrong."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import particlegen
+from particlegen.energy import SystemSettings, TorchPairEnergy, build_system
+from particlegen.energy.provider import Wrapper
+from particlegen.isomers import Basins
+from particlegen.settings import InputError, RunError
+from particlegen.workflow.isomers.labels import Recorded
+from particlegen.workflow.isomers.surrogate import PiecewiseEnergy, TrustRegion
+
+FAST = {"steps": 60, "batch": 128, "validation": 64, "validate_every": 20, "warm_up": 10, "learning_rate": 2e-3}
+LEARNED = {
+    "version": 1,
+    "kind": "isomers",
+    "seed": 3,
+    "system": {"card": "lj6", "temperature": 0.05},
+    "energy": {"budget": 400},
+    "learned": {"first": 8, "rounds": 1, "per_round": 6},
+    "chains": {"count": 8, "leaps": 6, "local_steps": 2, "candidates": 4, "warm_up": 48},
+    "adaptation": {"rounds": 2, "sweeps": 30},
+    "flow": {"layers": 4, "hidden": [16], "training": {**FAST, "optimiser": "adam", "ema": 0.95}},
+    "production": {"samples": 320, "draws": 300, "discard": 5, "quenches": 4, "block": 20},
+    "correction": {"labels": 24, "chains": 4, "decisions": 6, "sweeps": 1},
+    "stop": {"r_hat": None},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return particlegen.run(LEARNED, out=tmp_path_factory.mktemp("runs") / "learned")
+
+
+def test_labels_are_counted_and_kept_within_the_budget(run):
+    learned = run.results["learned"]
+    asked = run.results["energy_calls"]["torch_pair"]["value"]
+    assert asked == sum(learned["labels"].values()) <= 400
+    assert learned["labels"]["adaptation"] == 2 * (8 + 6)
+    assert run.results["energy_calls"]["learned"]["value"] > 20 * asked
+    assert (run.folder.path / "labels.db").is_file()
+    for rounds in learned["rounds"].values():
+        assert [entry["labels"] for entry in rounds] == [14] and rounds[0]["energy_rmse"] > 0
+
+
+def test_the_correction_agrees_in_two_ways(run):
+    found = run.results["delta_free_energy"]["bipyramid-octahedron"]
+    spread = np.hypot(found["stderr"], found["delayed_acceptance"]["stderr"])
+    assert abs(found["value"] - found["delayed_acceptance"]["value"]) < 4 * spread
+    assert found["budget"]["surrogate"]["value"] > 0
+    # nearly harmonic at this temperature: 0.2344 of the harmonic superposition, less than 0.01 from the truth
+    assert abs(found["value"] - found["harmonic"]["value"]) < 0.02
+    assert found["stderr"] < 0.01
+
+
+def test_an_interrupted_learned_run_ends_with_the_same_answer(run, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def listener(event):
+        if event.kind == "progress" and event.stage == stage and event.fields["done"] == at:
+            raise Stop
+
+    folder = tmp_path / "again"
+    stage, at = "adaptation", 3
+    with pytest.raises(Stop):
+        particlegen.run(LEARNED, out=folder, listener=listener)
+    stage, at = "correction", 4
+    with pytest.raises(Stop):
+        particlegen.resume(folder, listener=listener)
+    again = json.loads((particlegen.resume(folder).folder.path / "results.json").read_text())
+    first = dict(run.results)
+    for results in (first, again):
+        results.pop("spent")
+    assert again == first
+
+
+def test_a_budget_too_small_to_start_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"energy.budget.*found 120.*at least"):
+        particlegen.run(LEARNED | {"energy": {"budget": 120}}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def lj6():
+    built = build_system(SystemSettings(card="lj_cluster"))
+    return TorchPairEnergy(built.system, built.potential)
+
+
+class _Failing(Wrapper):
+    differentiable = False
+
+    def __init__(self, provider, share):
+        super().__init__(provider)
+        self.share, self.asked = share, 0
+
+    def evaluate(self, positions, want=("energy",)):
+        found = self._provider.evaluate(positions, want)
+        bad = torch.arange(self.asked, self.asked + len(positions)) % 10 < 10 * self.share
+        self.asked += len(positions)
+        reasons = tuple("SCF did not converge" if one else None for one in bad.tolist())
+        ok = found.ok & ~bad
+        return type(found)(found.energy.masked_fill(bad, torch.nan), found.forces, None, ok, reasons)
+
+
+def test_an_engine_that_fails_too_often_ends_the_run_and_keeps_what_converged():
+    x = torch.randn(20, 6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    good, bad = Recorded(_Failing(lj6(), 0.3)), Recorded(_Failing(lj6(), 0.4))
+    for recorded in (good, bad):
+        recorded.evaluate(x, ("energy", "forces"))
+    good.check(0.3)
+    assert len(good.labels["energies"]) == 14 and bool(good.labels["energies"].isfinite().all())
+    with pytest.raises(RunError, match=r"8 of 20 labels failed.*SCF did not converge.*resume"):
+        bad.check(0.3)
+
+
+def test_each_isomer_has_its_own_potential_and_its_own_trust(run):
+    built, potentials = run.built, run.potentials()
+    x = torch.from_numpy(run.positions("production")[[0, -1]])
+    mixed = PiecewiseEnergy(list(potentials.values()), built.basins).evaluate(x, ("energy", "forces"))
+    for row in (0, 1):
+        own = potentials[row].evaluate(x[row : row + 1], ("energy", "forces"))
+        torch.testing.assert_close(mixed.energy[row], own.energy[0])
+        torch.testing.assert_close(mixed.forces[row], own.forces[0])
+    largest = max(float(potentials[row].deviation(x[row : row + 1])) for row in (0, 1))
+    assert TrustRegion(built.basins, potentials, 1.01 * largest)(x).tolist() == [0, 1]
+    assert -1 in TrustRegion(built.basins, potentials, 0.99 * largest)(x).tolist()
+    assert isinstance(built.basins, Basins)
