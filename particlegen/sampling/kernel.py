@@ -72,11 +72,11 @@ class Info:
         return int(self.accepted.sum()) / proposed if proposed else float("nan")
 
 
-S = TypeVar("S")
+_S = TypeVar("_S")
 
 
 @runtime_checkable
-class Kernel(Protocol[S]):
+class Kernel(Protocol[_S]):
     """A move of all chains that leaves its target invariant.
 
     Pure: a step is decided by the state and the generator, and changes neither the state nor the kernel. All chains
@@ -93,7 +93,7 @@ class Kernel(Protocol[S]):
         """Whether it is in detailed balance with the target: what a block of delayed acceptance has to be."""
         ...
 
-    def init(self, position: Positions) -> S:
+    def init(self, position: Positions) -> _S:
         """The state, a frozen dataclass of tensors, of chains at `(chain, N, dim)`.
 
         Raises:
@@ -102,7 +102,7 @@ class Kernel(Protocol[S]):
         """
         ...
 
-    def step(self, state: S, generator: torch.Generator) -> tuple[S, Info]:
+    def step(self, state: _S, generator: torch.Generator) -> tuple[_S, Info]:
         """The next state of every chain, and what happened."""
         ...
 
@@ -136,7 +136,7 @@ def accepts(log_ratio: Float[Tensor, " chain"], generator: torch.Generator) -> B
     return choose(torch.stack([1.0 - chance, chance], 1), generator) == 1
 
 
-def where(accepted: Bool[Tensor, " chain"], new: S, old: S) -> S:
+def where(accepted: Bool[Tensor, " chain"], new: _S, old: _S) -> _S:
     """Chain by chain the new state or the old one, for dataclasses of tensors `(chain, ...)`."""
 
     def pick(a: Tensor, b: Tensor) -> Tensor:
