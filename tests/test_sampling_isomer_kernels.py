@@ -130,7 +130,7 @@ KERNELS = {
     "independence": (lambda: one_basin(FlowIndependence), (0, 1, 2)),
     "isir": (lambda: one_basin(lambda t, f: ISIR(t, f, 3)), (0, 1, 2)),
     "mixture": (lambda: FlowIndependence(target(), flows()), range(5)),
-    "mixture_isir": (lambda: ISIR(target(), flows(), 3), range(5)),
+    "mixture_isir": (lambda: ISIR(target(), flows(), 2), range(5)),
     "random_scan": (
         lambda: RandomScan(block((0, 1), target(isomers=(0,))).kernels, [3, 1]),
         (0, 1, 2),
@@ -276,7 +276,7 @@ def start(chains=6):
 
 @pytest.mark.parametrize("name", CONTRACTS)
 def test_contract(name):
-    check_kernel(CONTRACTS[name], Wells(), start() + 3.0)
+    check_kernel(CONTRACTS[name], Wells(), start() + 3.0, steps=8)
 
 
 class Stale:
