@@ -46,6 +46,9 @@ _PER_CHUNK = 2_000_000
 _TIE = 1e-9
 """Relative difference of two overlaps that are the same."""
 
+_ROUNDS = 4
+"""Of making a structure symmetric."""
+
 _NEWTON = 30
 """Steps enough for roots that coincide, where Newton halves the error; elsewhere six are."""
 
@@ -84,13 +87,24 @@ class EckartFrame:
 
     @cached_property
     def reference(self) -> Float[Tensor, "N 3"]:
-        """The structure with its centre at the origin, float64."""
-        x = self.structure.detach().to("cpu", torch.float64)
-        return x - x.mean(0)
+        """The structure with its centre at the origin, float64, and as symmetric as its point group."""
+        return self._symmetric[0]
+
+    @property
+    def symmetry(self) -> Symmetry:
+        return self._symmetric[1]
 
     @cached_property
-    def symmetry(self) -> Symmetry:
-        return point_group(self.structure, self.species, self.tolerance)
+    def _symmetric(self) -> tuple[Tensor, Symmetry]:
+        """The mean of the structure's images, and its group: an optimisation leaves a structure symmetric to its own
+        tolerance only, and then its images would not be those of one group. Each round squares what is missing."""
+        x = self.structure.detach().to("cpu", torch.float64)
+        x = x - x.mean(0)
+        group = point_group(x, self.species, self.tolerance)
+        for _ in range(_ROUNDS):
+            x = (x[group.permutations] @ group.operations).mean(0)
+            group = point_group(x, self.species, self.tolerance)
+        return x, group
 
     @property
     def dimensions(self) -> int:
