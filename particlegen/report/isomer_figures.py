@@ -174,26 +174,63 @@ def budget_bars(parts: Mapping[str, float], total: float, unit: str, title: str)
 
 
 @styled
-def convergence(rounds: Sequence[Mapping[str, Any]], final: float, unit: str) -> Figure:
-    """A difference of free energies against the labels that it has cost, with the final one as a line."""
+def convergence(
+    rounds: Mapping[str, Sequence[Mapping[str, Any]]], factor: float, final: Mapping[str, float], unit: str
+) -> Figure:
+    """Differences of free energies to the first isomer, round by round, against the labels that they have cost.
+
+    Args:
+        rounds: by isomer, `labels`, `free_energy` and `stderr` of each round in kT; where there are no labels the
+            number of the round is drawn.
+        factor: kT in the unit of energy.
+        final: the differences of the run, by isomer, drawn as lines.
+        unit: of energy.
+    """
     figure, (axis,) = new_figure()
-    labels, value, error = ([float(each[key]) for each in rounds] for key in ("labels", "delta_free_energy", "stderr"))
-    axis.errorbar(labels, value, yerr=error, color=COLOURS["reweighted"], marker="o", ms=4, lw=1.2, capsize=2)
-    axis.axhline(final, color="#999999", ls=":")
-    axis.set(xlabel="labels", ylabel=f"difference of free energies ({unit})", title="Learning")
+    first, *others = rounds
+    learned = any(each["labels"] for each in rounds[first])
+    for number, name in enumerate(others):
+        pairs = list(zip(rounds[first], rounds[name], strict=True))
+        x = [a["labels"] + b["labels"] if learned else k + 1 for k, (a, b) in enumerate(pairs)]
+        y = [factor * (_known(b["free_energy"]) - _known(a["free_energy"])) for a, b in pairs]
+        error = [factor * np.hypot(_known(a["stderr"]), _known(b["stderr"])) for a, b in pairs]
+        axis.errorbar(x, y, yerr=error, color=_colour(number), marker="o", ms=4, lw=1.2, capsize=2, label=name)
+        axis.axhline(final[name], color=_colour(number), ls=":")
+    title = "Difference to the first isomer, as sampled"
+    axis.set(xlabel="labels" if learned else "round", ylabel=f"F - F({first}) ({unit})", title=title)
+    axis.legend()
+    return figure
+
+
+def _known(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+@styled
+def learning(rounds: Mapping[str, Sequence[Mapping[str, Any]]], unit: str) -> Figure:
+    """Error of the learned potentials on labels that they had not seen, against the labels of each isomer."""
+    figure, (axis,) = new_figure()
+    for number, (name, entries) in enumerate(rounds.items()):
+        x, y = ([float(each[key]) for each in entries] for key in ("labels", "energy_rmse"))
+        axis.plot(x, y, color=_colour(number), marker="o", ms=4, lw=1.2, label=name)
+    axis.set(xlabel="labels", ylabel=f"error on new labels ({unit})", title="Learning", yscale="log")
+    axis.legend()
     return figure
 
 
 @styled
-def parity(labels: Sequence[float], predicted: Sequence[float], unit: str) -> Figure:
-    """Predictions of the learned potential against the labels, with the diagonal."""
-    figure, (axis,) = new_figure(width=3.4, height=3.2)
-    x, y = np.asarray(labels, dtype=float), np.asarray(predicted, dtype=float)
-    axis.plot(x, y, ls="", marker=".", ms=4, color=COLOURS["reweighted"], alpha=0.7)
-    ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+def parity(points: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> Figure:
+    """Predictions of the learned potentials against fresh labels, each less the isomer's mean label."""
+    figure, (axis,) = new_figure(width=3.6, height=3.2)
+    ends = [0.0, 0.0]
+    for number, (name, block) in enumerate(points.items()):
+        x, y = np.asarray(block["exact"], dtype=float), np.asarray(block["surrogate"], dtype=float)
+        rmse, mean = float(np.sqrt(np.mean((x - y) ** 2))), x.mean()
+        axis.plot(x - mean, y - mean, ls="", marker=".", ms=4, color=_colour(number), label=f"{name}, RMSE {rmse:.2g}")
+        ends = [min(ends[0], (x - mean).min()), max(ends[1], (x - mean).max())]
     axis.plot(ends, ends, color="#999999", ls=":")
-    rmse = float(np.sqrt(np.mean((x - y) ** 2)))
-    axis.set(xlabel=f"label ({unit})", ylabel=f"prediction ({unit})", title=f"Learned potential, RMSE {rmse:.3g}")
+    axis.set(xlabel=f"label less mean ({unit})", ylabel=f"prediction ({unit})", title="Learned potentials")
+    axis.legend()
     return figure
 
 

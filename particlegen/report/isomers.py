@@ -55,8 +55,8 @@ class IsomerReport:
 
     Args:
         title: the run's name.
-        results: content of `results.json`. Where it holds `learned` (`rounds`: `labels`, `delta_free_energy`, `stderr`
-            of each; `parity`: `labels`, `predicted`, `unit`) or `spectra` (by isomer: `value`, `density`, `stderr`),
+        results: content of `results.json`. Where it holds `rounds` (free energies by round), `learned` (errors by
+            round, parity) or `spectra` (by isomer: `value`, `density`, `stderr`),
             they get a section.
         manifest: content of `manifest.json`.
         workflow_yaml: the canonical workflow.
@@ -98,8 +98,8 @@ def render_isomers(data: IsomerReport) -> str:
         ("Why to believe it", _evidence(data)),
         ("What they look like in motion", _observables(data)),
     ]
-    if "learned" in data.results:
-        sections.append(("What was learned", _learned(data)))
+    if "rounds" in data.results:
+        sections.append(("How it settled", _rounds(data)))
     if "spectra" in data.results:
         drawn = figures.densities(data.results["spectra"], f"energy ({data.energy_unit})", "Spectra")
         sections.append(("Spectra", figure_block(drawn, "Spectra", "Averaged over the chains of each isomer.")))
@@ -241,14 +241,21 @@ def _observables(data: IsomerReport) -> str:
     return grid(blocks)
 
 
-def _learned(data: IsomerReport) -> str:
-    learned, blocks = data.results["learned"], []
-    if learned.get("rounds"):
-        final = next(iter(data.results["delta_free_energy"].values()))
-        drawn = figures.convergence(learned["rounds"], final["value"], data.energy_unit)
-        blocks.append(figure_block(drawn, "Difference against labels", "Flat at the end: more labels change nothing."))
+def _rounds(data: IsomerReport) -> str:
+    """How the answer settled, and where an engine was learned, how well."""
+    blocks, learned = [], data.results.get("learned", {})
+    rounds = data.results.get("rounds", {})
+    if len(rounds) > 1:
+        names = [key.partition("-")[0] for key in data.results["delta_free_energy"]]
+        sampled = [entry.get("uncorrected", entry)["value"] for entry in data.results["delta_free_energy"].values()]
+        drawn = figures.convergence(rounds, data.kt, dict(zip(names, sampled, strict=True)), data.energy_unit)
+        said = "From the flow of each round, on what was sampled then; the line is production. No part of the answer."
+        blocks.append(figure_block(drawn, "Difference by round", said))
+    if any(learned.get("rounds", {}).values()):
+        drawn = figures.learning(learned["rounds"], data.energy_unit)
+        said = "Labels were chosen where the potential knew least, so typical states are predicted better than these."
+        blocks.append(figure_block(drawn, "Error on new labels", said))
     if learned.get("parity"):
-        points = learned["parity"]
-        drawn = figures.parity(points["labels"], points["predicted"], str(points["unit"]))
-        blocks.append(figure_block(drawn, "Parity", "Labels that the potential was not trained on."))
+        drawn = figures.parity(learned["parity"], data.energy_unit)
+        blocks.append(figure_block(drawn, "Parity", "States of production with fresh labels, used for the correction."))
     return grid(blocks)

@@ -2,20 +2,27 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from particlegen.estimate import Estimate, flow_free_energy
 from particlegen.events import Event
+from particlegen.flow.coupling import IsomerFlow
 from particlegen.flow.coupling_training import train_flow
 from particlegen.sampling.independence import LabelledFlows
 from particlegen.sampling.local import HamiltonianMonteCarlo, tuned
 from particlegen.sampling.target import IsomerTarget
+from particlegen.units import energy_unit
 from particlegen.workflow.isomers.job import ADAPTATION, IsomerJob
 from particlegen.workflow.isomers.learning import first_potential, known_potential, learn
 
 __all__ = ["run_adaptation"]
 
 TUNINGS = 24
+
+FOLLOWED = 500
+"""Draws of a round's flow that tell how the free energy settles."""
 
 
 def run_adaptation(job: IsomerJob) -> None:
@@ -39,10 +46,21 @@ def run_adaptation(job: IsomerJob) -> None:
         tensors, note = _round(job, number, index, tensors, notes.get(name))
         notes[name] = note
         job.save(ADAPTATION, unit + 1, tensors, notes)
-        said = f"round {number + 1}, {name}: {_said(note)}"
+        said = f"round {number + 1}, {name}: {_said(note)}{_difference(job, index, notes)}"
         job.emit(Event("progress", ADAPTATION, said, {"done": unit + 1, "total": units}))
         job.check(ADAPTATION)
     job.emit(Event("finished", ADAPTATION, f"{settings.rounds} rounds"))
+
+
+def _difference(job: IsomerJob, index: int, notes: dict[str, Any]) -> str:
+    """The present difference to the first isomer, for a person."""
+    first, name = job.built.isomers[0].name, job.built.isomers[index].name
+    if index == 0:
+        return ""
+    a, b = notes[first]["history"][-1], notes[name]["history"][-1]
+    kt = 1.0 / job.built.state.beta
+    value, error = kt * (b["free_energy"] - a["free_energy"]), kt * (b["stderr"] ** 2 + a["stderr"] ** 2) ** 0.5
+    return f"; F({name}) - F({first}) = {value:.4f} ± {error:.4f} {energy_unit(job.built.system.units)}"
 
 
 def _said(note: dict[str, Any]) -> str:
@@ -62,7 +80,7 @@ def _round(
     """One round of one isomer; tensors and notes to go on from."""
     settings, name = job.workflow.adaptation, job.built.isomers[index].name
     stream = job.stream(ADAPTATION, index, number)
-    tensors, note = dict(tensors), dict(note or {"calls": 0, "labels": 0, "rounds": []})
+    tensors, note = dict(tensors), dict(note or {"calls": 0, "labels": 0, "rounds": [], "history": []})
     potentials = None
     if job.workflow.learned is not None:
         potentials = {
@@ -103,7 +121,25 @@ def _round(
     flow, progress = train_flow(flow, kept, job.seed("flow", index), number, target.engine.provider, target.beta)
     tensors |= {f"{name}.flow.{key}": value for key, value in flow.state_dict().items()}
     tensors |= {f"{name}.chains": state.positions, f"{name}.states": kept}
-    return tensors, note | {"loss": progress.validation_loss}
+    found = _free_energy(job, index, number, flow, target)
+    entry = {
+        "labels": note["labels"],
+        "free_energy": found.value,
+        "stderr": found.stderr,
+        "loss": progress.validation_loss,
+    }
+    return tensors, note | {"history": [*note["history"], entry]}
+
+
+def _free_energy(job: IsomerJob, index: int, number: int, flow: IsomerFlow, target: IsomerTarget) -> Estimate:
+    """F of the round's flow and potential by importance weights, in kT: how the answer settles, no part of it."""
+    drawn = flow.sample(FOLLOWED, job.stream("followed", index, number))
+    x = torch.where(drawn.log_q.isfinite()[:, None, None], drawn.positions, torch.nan)
+    energies, _, _ = target.weigh(x, torch.full((FOLLOWED,), index))
+    log_w = torch.where(energies.isfinite(), -target.beta * energies - drawn.log_q, -torch.inf).numpy()
+    if np.isfinite(log_w).sum() < 2:
+        return Estimate(float("nan"), float("nan"), "kT", "no draw has a weight")
+    return flow_free_energy(log_w).estimate
 
 
 def _inside(job: IsomerJob, target: IsomerTarget, index: int, positions: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ def run_estimates(job: IsomerJob) -> None:
         "spent": spent(job),
         "observables": observable_curves(job),
     }
+    results["rounds"] = {name: [_finite(entry) for entry in job.adapted.metadata[name]["history"]] for name in names}
     if job.workflow.learned is not None:
         results["learned"] = _learned(job)
     job.folder.write_json(job.folder.results_file, results)
@@ -247,6 +248,13 @@ def _calls(job: IsomerJob) -> dict[str, Any]:
         saved = job.load(stage)
         labels += sum(float(note["labels"]) for note in saved.metadata.values()) if saved else 0.0
     return as_dicts({job.provider.name: count(labels, "calls"), "learned": count(sampled, "calls")})
+
+
+def _finite(entry: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN: it becomes null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()
+    }
 
 
 def _learned(job: IsomerJob) -> dict[str, Any]:
