@@ -20,6 +20,7 @@ FLOORS = (
     ("interpolant",),
     ("flow",),
     ("sampling",),
+    ("learning",),
     ("report",),
     ("workflow",),
     ("cli", "testing"),

@@ -38,7 +38,7 @@ class KernelSettings(Section):
 
     kind: Literal["kernel"] = "kernel"
     tolerance: Annotated[float, Field(gt=0)] = 0.1
-    fitted_on: Annotated[int, Field(ge=2, le=1000)] = 60
+    fitted_on: Annotated[int, Field(ge=2, le=1000)] = 40
     iterations: Annotated[int, Field(ge=1, le=1000)] = 25
 
 
