@@ -26,6 +26,7 @@ from particlegen.workflow import Resources, load_workflow
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TINY = ROOT / "tests" / "workflows" / "tiny.yaml"
+TINY_ISOMERS = ROOT / "tests" / "workflows" / "tiny_isomers.yaml"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 COMMANDS = typer.main.get_command(app).commands
 
@@ -45,10 +46,11 @@ def stem(page: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the pages' code runs: `quickstart.yaml` and the run made from it, both at the smallest size."""
+    """Where the pages' code runs: `quickstart.yaml`, a run made from it, one on isomers; all at the smallest size."""
     where = tmp_path_factory.mktemp("docs")
     shutil.copy(TINY, where / "quickstart.yaml")
     particlegen.run(where / "quickstart.yaml", out=where / "runs" / "quickstart-001")
+    particlegen.run(TINY_ISOMERS, out=where / "runs" / "lj6_isomers-001")
     return where
 
 
@@ -156,6 +158,8 @@ def test_yaml_of_a_page_is_valid(page, folder, tmp_path):
             load_potential(path.name, tmp_path)
         elif data.get("kind") == "pyscf":
             parse_section(PySCFSettings, data, page.name)
+        elif data.get("kind") == "isomers":
+            load_workflow(data)
         elif "executor" in data:
             parse_section(Resources, data, page.name)
         else:
@@ -163,24 +167,30 @@ def test_yaml_of_a_page_is_valid(page, folder, tmp_path):
 
 
 def keys_of(results, prefix: str = "") -> set[str]:
-    """Dotted names of everything in results.json, down to quantities, lists and curves."""
+    """Dotted names of everything in results.json, down to quantities, lists and curves; a quantity may hold others."""
     found = set()
     for name, value in results.items():
         leaf = not isinstance(value, dict) or "value" in value or "reference_stderr" in value
         found |= {f"{prefix}{name}"} if leaf else keys_of(value, f"{prefix}{name}.")
+        if leaf and isinstance(value, dict):
+            found |= keys_of({key: part for key, part in value.items() if isinstance(part, dict)}, f"{prefix}{name}.")
     return found
 
 
-def listed_keys(text: str) -> list[str]:
+def listed_keys(text: str, kind: str) -> list[str]:
+    """Those of every kind of workflow, then those of one."""
     section = text.split("## results.json")[1].split("\n## ")[0]
-    return re.findall(r"^\| `([^`]+)` \|", section, re.M)
+    common, *parts = re.split(r"^### (\w+)$", section, flags=re.M)
+    own = dict(zip(map(str.lower, parts[::2]), parts[1::2], strict=True))[kind]
+    return re.findall(r"^\| `([^`]+)` \|", common + own, re.M)
 
 
-def test_results_keys_are_those_of_a_run(folder):
+@pytest.mark.parametrize(("kind", "name"), [("glass", "quickstart-001"), ("isomers", "lj6_isomers-001")])
+def test_results_keys_are_those_of_a_run(folder, kind, name):
     text = (DOCS / "run_folder.md").read_text(encoding="utf-8")
-    listed = listed_keys(text)
+    listed = listed_keys(text, kind)
     patterns = [re.compile(re.sub(r"<\w+>", "[^.]+", re.escape(key).replace("\\<", "<"))) for key in listed]
-    real = keys_of(json.loads((folder / "runs" / "quickstart-001" / "results.json").read_text(encoding="utf-8")))
+    real = keys_of(json.loads((folder / "runs" / name / "results.json").read_text(encoding="utf-8")))
     assert {key for key in real if not any(pattern.fullmatch(key) for pattern in patterns)} == set()
     assert [k for k, p in zip(listed, patterns, strict=True) if not any(p.fullmatch(key) for key in real)] == []
 
@@ -268,7 +278,10 @@ def test_benchmark_tables(tmp_path, monkeypatch):
 
 def test_a_wrong_page_is_found(folder, tmp_path):
     """The checks above can fail: a key that no run has, a workflow key that does not exist, a link to nowhere."""
-    assert listed_keys("## results.json\n| `generated.ess` | x | |\n## more\n| `other` |") == ["generated.ess"]
+    page = (
+        "## results.json\n| `kind` | x | |\n### Glass\n| `generated.ess` | x | |\n### More\n| `a` |\n## more\n| `b` |"
+    )
+    assert listed_keys(page, "glass") == ["kind", "generated.ess"]
     with pytest.raises(InputError):
         load_workflow(folder / "quickstart.yaml", {"stop": {"pareto": 0.7}})
     page = tmp_path / "page.md"

@@ -1,0 +1,239 @@
+"""`kind: isomers` at its smallest: the run folder, the commands, interruption and resumption, what is refused."""
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import particlegen
+from particlegen import catalogue
+from particlegen.cli import app
+from particlegen.settings import InputError
+from particlegen.workflow import Interrupted, Resources, plan
+from particlegen.workflow.resources import ProcessSettings
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "tests" / "workflows" / "tiny_isomers.yaml"
+
+ARRAYS = {
+    "production": ("position", "energy", "chain", "isomer", "log_q"),
+    "generated": ("position", "energy", "isomer", "log_q", "log_q_error", "log_weight", "failed"),
+}
+PAIR = "bipyramid-octahedron"
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return particlegen.run(TINY, out=tmp_path_factory.mktemp("isomers") / "run")
+
+
+def answer(run):
+    """What has to be the same however often a run was interrupted: everything but what was spent."""
+    return {key: value for key, value in run.results.items() if key != "spent"}
+
+
+def same(one, other):
+    assert answer(one) == answer(other)
+    for ensemble, names in ARRAYS.items():
+        for name in names:
+            assert one.read(ensemble, name).tobytes() == other.read(ensemble, name).tobytes(), (ensemble, name)
+
+
+def test_the_answers_are_as_designed(finished):
+    names = {path.name for path in finished.folder.path.iterdir()}
+    assert names >= {"workflow.yaml", "manifest.json", "events.jsonl", "results.json", "data.h5", "report.html"}
+    results = finished.results
+    assert results["kind"] == "isomers" and list(results["isomers"]) == ["octahedron", "bipyramid"]
+    groups = {name: (found["point_group"], found["copies"]["value"]) for name, found in results["isomers"].items()}
+    assert groups == {"octahedron": ("Oh", 30.0), "bipyramid": ("C2v", 360.0)}
+    found = results["delta_free_energy"][PAIR]
+    ways = {"per_labelled_basin", "harmonic", "flow", "mixture"}
+    assert set(found) == {"value", "stderr", "unit", "method", "budget"} | ways
+    assert set(found["budget"]) == {"statistical", "surrogate", "basin", "scf", "half_width"}
+    for way in ways:
+        assert set(found[way]) == {"value", "stderr", "unit", "method"} and found[way]["unit"] == "epsilon"
+    manifest = json.loads(finished.folder.manifest_file.read_text())
+    assert any("Eckart" in text for text in manifest["citations"])
+    assert "svg+xml" in finished.folder.report_file.read_text()
+
+
+def test_the_numbers_belong_together(finished):
+    results = finished.results
+    f = {name: found["free_energy"]["value"] for name, found in results["isomers"].items()}
+    found = results["delta_free_energy"][PAIR]
+    assert found["value"] == pytest.approx(f["bipyramid"] - f["octahedron"], abs=1e-12)
+    assert found["per_labelled_basin"]["value"] - found["value"] == pytest.approx(0.1 * math.log(360 / 30))
+    # Known of the two minima: the harmonic difference, which the card states.
+    assert found["harmonic"]["value"] == pytest.approx(0.0662, abs=1e-4)
+    parts = [found["budget"][part]["value"] for part in ("statistical", "surrogate", "basin", "scf")]
+    assert found["budget"]["half_width"]["value"] == pytest.approx(1.96 * math.hypot(*parts), rel=1e-4)
+    energy, log_q = finished.read("generated", "energy"), finished.read("generated", "log_q")
+    log_weight = finished.read("generated", "log_weight")
+    inside = np.isfinite(energy)
+    assert 0 < inside.sum() <= 128
+    assert np.allclose(log_weight[inside], -10.0 * energy[inside] - log_q[inside])
+    assert (log_weight[~inside] == -np.inf).all()
+    # Every energy that the answer rests on was computed, once, in a run that nothing interrupted.
+    asked = results["energy_calls"]["torch_pair"]["value"]
+    assert results["spent"]["calls"]["torch_pair"]["value"] == asked > 64
+
+
+def test_states_of_the_chains_are_of_their_isomer(finished):
+    import torch
+
+    found = finished.built.basins.assign(torch.from_numpy(finished.positions()))
+    assert np.array_equal(found.numpy(), finished.read("production", "isomer"))
+    assert len(finished.positions()) == 128
+
+
+def test_the_commands_know_isomers(finished, tmp_path):
+    folder = finished.folder.path
+    table = call("free-energy", folder).output
+    for row in (PAIR, f"{PAIR} harmonic", f"{PAIR} mixture", f"{PAIR} half_width", "octahedron", "bipyramid"):
+        assert any(line.startswith(row) and "epsilon" in line for line in table.splitlines()), row
+    found = json.loads(call("free-energy", folder, "--json").stdout)
+    assert found[PAIR]["value"] == finished.results["delta_free_energy"][PAIR]["value"]
+    stages = json.loads(call("status", folder, "--json").stdout)
+    assert [stage["stage"] for stage in stages] == ["minima", "adaptation", "production", "estimates", "report"]
+    assert {stage["state"] for stage in stages} == {"done"}
+    assert stages[2]["done"] == stages[2]["total"] == 128
+    before = finished.folder.report_file.read_text()
+    assert call("report", folder).exit_code == 0
+    assert finished.folder.report_file.read_text() == before
+    target = tmp_path / "states.extxyz"
+    exported = call("export", folder, "--to", "extxyz", "--ensemble", "production", "-o", target)
+    assert exported.exit_code == 0, exported.output
+    frames = ase.io.read(target, index=":")
+    assert np.abs(np.stack([atoms.positions for atoms in frames]) - finished.positions()).max() < 1e-8
+    assert {atoms.get_chemical_formula() for atoms in frames} == {"Ar6"}
+    assert call("export", folder, "--to", "extxyz", "--ensemble", "reference", "-o", tmp_path / "x.xyz").exit_code == 2
+    assert "Wales" in call("cite", folder).output
+
+
+def test_the_command_line_ends_as_the_criteria_say(tmp_path):
+    """One isomer alone: no difference, and a criterion that so short a run cannot meet."""
+    folder = tmp_path / "run"
+    result = call(
+        "run", TINY, "--out", folder, "--quiet", "--set", "system.isomers=[octahedron]", "--set", "stop.r_hat=1.0001"
+    )
+    assert result.exit_code == 4, result.output
+    assert "stop.r_hat" in result.output and "global moves accepted" in result.output
+    results = particlegen.open_run(folder).results
+    assert results["delta_free_energy"] == {} and list(results["isomers"]) == ["octahedron"]
+    assert not results["status"]["converged"]
+    assert f"report: {folder / 'report.html'}" in result.output and (folder / "report.html").is_file()
+
+
+@pytest.mark.parametrize("stage", ["minima", "adaptation", "production"])
+def test_an_interrupted_run_resumes_to_the_same_answer(finished, tmp_path, stage):
+    sent = []
+
+    def interrupt(event):
+        if event.stage == stage and event.kind == "progress" and not sent:
+            sent.append(event)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        particlegen.run(TINY, out=tmp_path / "run", listener=interrupt)
+    assert isinstance(caught.value, Interrupted) and "resume" in str(caught.value)
+    states = {one.name: one.state for one in particlegen.open_run(tmp_path / "run").status()}
+    assert states[stage] == "running" and states["report"] == "waiting"
+    same(particlegen.resume(tmp_path / "run"), finished)
+
+
+@pytest.mark.slow
+def test_an_engine_in_tasks_gives_the_same_answer_with_any_workers(tmp_path):
+    """ASE's effective-medium theory, its labels kept; every one is paid for once."""
+    settings = {"system": {"card": "ag6_emt", "temperature": 300.0}, "energy": {"chunk": 2, "keep_labels": True}}
+    inline = particlegen.run(TINY, out=tmp_path / "inline", set=settings)
+    two = Resources(executor=ProcessSettings(kind="process", workers=2))
+    same(inline, particlegen.run(TINY, out=tmp_path / "two", set=settings, resources=two))
+    assert inline.folder.labels_file.is_file()
+    assert inline.results["delta_free_energy"][PAIR]["unit"] == "eV"
+
+
+def card(folder, engine="lj_full", composition=6, **isomers):
+    """A cluster's card beside its structures, each given as positions."""
+    for name, x in isomers.items():
+        rows = "\n".join(f"Ar {a:.10f} {b:.10f} {c:.10f}" for a, b, c in x)
+        (folder / f"{name}.xyz").write_text(f"{len(x)}\n\n{rows}\n")
+    content = yaml.safe_load((ROOT / "systems" / "lj6.yaml").read_text())
+    content |= {
+        "engine": engine,
+        "composition": {"A": composition},
+        "isomers": {name: {"structure": f"{name}.xyz"} for name in isomers},
+    }
+    (folder / "mine.yaml").write_text(yaml.safe_dump(content))
+    (folder / "workflow.yaml").write_text(
+        yaml.safe_dump(yaml.safe_load(TINY.read_text()) | {"system": {"card": "mine.yaml"}})
+    )
+    return folder / "workflow.yaml"
+
+
+def octahedron(size):
+    return size * np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], dtype=float)
+
+
+def test_an_isomer_that_is_none_of_this_engine_is_refused(tmp_path):
+    """A swollen octahedron is another structure, but relaxes into the octahedron."""
+    workflow = card(tmp_path, octahedron=octahedron(0.79), swollen=octahedron(0.95))
+    with pytest.raises(InputError, match=r"isomer swollen: .*relaxes into the basin of octahedron.*system\.isomers"):
+        particlegen.run(workflow, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_saddle_is_refused(tmp_path):
+    """Four particles in a square feel no force out of their plane, but would leave it."""
+    square = 0.79 * np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]], dtype=float)
+    workflow = card(tmp_path, composition=4, square=square)
+    with pytest.raises(InputError, match=r"square.*(saddle|minimum)"):
+        particlegen.run(workflow, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"production.samples": 64, "chains.count": 32}, r"production.samples: 64 states of 32 chains are 2 each"),
+        ({"system.isomers": ["octahedrn"]}, r"key 'isomers': no isomer 'octahedrn'.*octahedron"),
+        ({"system.isomers": ["octahedron", "octahedron"]}, r"named twice; name it once"),
+        ({"system.card": "ipl_binary_2d"}, r"key 'kind' is missing: isomers need a card of 'kind: cluster'.*lj6"),
+        ({"system.card": "lj66"}, r"lj66.*lj6"),
+        ({"energy.engine": "no_such_engine"}, r"no_such_engine"),
+        ({"chains.candidates": 1}, r"chains.candidates"),
+        ({"flow.kind": "spline"}, r"flow.kind.*spline_coupling"),
+        ({"system.temperature": -1.0}, r"system.temperature"),
+        ({"production.sample": 100}, r"production.sample\b.*production.samples|sample.*samples"),
+    ],
+)
+def test_what_can_be_known_to_be_wrong_is_refused_before_anything_is_written(tmp_path, change, said):
+    with pytest.raises(InputError, match=rf"(?s){said}"):
+        particlegen.run(TINY, out=tmp_path / "run", set=change)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workflow_of_a_glass_does_not_take_a_cluster(tmp_path):
+    with pytest.raises(InputError, match="cluster"):
+        particlegen.run(
+            ROOT / "tests" / "workflows" / "tiny.yaml", out=tmp_path / "run", set={"system": {"card": "lj6"}}
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["lj6_isomers", "ag6_emt_isomers"])
+def test_the_catalogue_holds_workflows_on_isomers(name):
+    assert name in catalogue.names("workflows")
+    planned = plan(name)
+    assert [stage.name for stage in planned.stages] == ["minima", "adaptation", "production", "estimates", "report"]
+    assert sum(stage.energy_calls for stage in planned.stages) < 2.5e6
