@@ -113,8 +113,8 @@ def _budget(results: Mapping[str, Any], name: str) -> list[Advice]:
     value, half = quantity(results, prefix), quantity(results, key)
     if value is None or half is None:
         return []
-    parts = {part: quantity(results, f"{prefix}.budget.{part}") for part in REMEDIES}
-    largest = max((p for p in parts if parts[p] is not None), key=lambda p: parts[p][0])  # pyright: ignore[reportOptionalSubscript]
+    sizes = {part: found[0] for part in REMEDIES if (found := quantity(results, f"{prefix}.budget.{part}"))}
+    largest = max(sizes, key=lambda part: sizes[part])
     remedy = f"The largest part of the error is {largest!r}: {REMEDIES[largest]}."
     if half[0] >= abs(value[0]):
         text = f"The interval holds 0: which isomer is the more stable is not known. {remedy}"
