@@ -13,7 +13,6 @@ import yaml
 from typer.testing import CliRunner
 
 import particlegen
-from particlegen import catalogue
 from particlegen.cli import app
 from particlegen.settings import InputError
 from particlegen.workflow import Interrupted, Resources, plan
@@ -231,9 +230,9 @@ def test_a_workflow_of_a_glass_does_not_take_a_cluster(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["lj6_isomers", "ag6_emt_isomers"])
-def test_the_catalogue_holds_workflows_on_isomers(name):
-    assert name in catalogue.names("workflows")
+@pytest.mark.parametrize(("name", "energies"), [("lj6_isomers", 2.5e6), ("ag6_emt_isomers", 2.5e5)])
+def test_the_catalogue_holds_workflows_on_isomers(name, energies):
+    """As many energies as the workflow's first line lets one expect, and the isomers that are to be compared."""
     planned = plan(name)
-    assert [stage.name for stage in planned.stages] == ["minima", "adaptation", "production", "estimates", "report"]
-    assert sum(stage.energy_calls for stage in planned.stages) < 2.5e6
+    assert 0.5 * energies < sum(stage.energy_calls for stage in planned.stages) < energies
+    assert "octahedron, bipyramid" in planned.system
