@@ -22,7 +22,8 @@ def isomer(**changed):
     values = {"acceptance": 0.3, "acceptance_local": 0.7, "left_basin": 0.01, "r_hat": 1.001, "ess_per_sample": 0.5}
     values |= {"pareto_k": 0.3, "overlap": 0.8, "copies": 30.0} | changed
     quantities = {key: number(value) for key, value in values.items()}
-    return {"point_group": "Oh", "order": 48, "free_energy": number(-1.0, 0.002, "epsilon")} | quantities
+    quantities |= {"free_energy": number(-1.0, 0.002, "epsilon"), "energy_minimum": number(-12.712062, 0.0, "epsilon")}
+    return {"point_group": "Oh", "order": 48} | quantities
 
 
 def results(**changed):
@@ -76,7 +77,7 @@ def test_the_page_holds_everything_and_fetches_nothing(data):
     assert "<script" not in page
     assert "all diagnostics in order" in page
     assert "F(chain) − F(ring)" in page and "0.0600" in page and "± 0.0044 epsilon (95 %) = 0.6 kT" in page
-    assert "Oh, 30 labelled copies" in page
+    assert "ring (a ring). Found: Oh, 30 labelled copies" in page and "-12.71206<" in page
     for way in ("weights of the flows", "chains that move between isomers", "one labelled copy", "harmonic superp"):
         assert way in page
     assert "What was learned" not in page and "Spectra" not in page

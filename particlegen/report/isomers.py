@@ -134,7 +134,7 @@ def _structures(data: IsomerReport) -> str:
         group, copies = found.get("point_group", ""), quantity(found, "copies")
         known = f"{group}, {copies[0]:,.0f} labelled copies" if copies else group
         title = data.titles.get(name, "")
-        caption = f"{name}{f' ({title})' if title else ''}: {known}. Two views, a quarter turn apart."
+        caption = f"{name}{f' ({title})' if title else ''}. Found: {known}. Two views, a quarter turn apart."
         blocks.append(figure_block(figures.structure(x, data.species, data.species_names), name, caption))
     return grid(blocks)
 
@@ -209,8 +209,13 @@ def _isomers(results: Mapping[str, Any], levels: Mapping[str, str]) -> str:
 
 def _cell(results: Mapping[str, Any], key: str, levels: Mapping[str, str]) -> str:
     found, level = quantity(results, key), levels.get(key)
-    number = "–" if found is None else escape(format_quantity(*found))
+    number = "–" if found is None else escape(_digits(*found))
     return number if level in (None, "good") else f"{number} {mark(level)}"
+
+
+def _digits(value: float, stderr: float) -> str:
+    """An exact number, such as the energy of a minimum, with the digits that it deserves."""
+    return f"{value:.7g}" if stderr == 0 else format_quantity(value, stderr)
 
 
 def _evidence(data: IsomerReport) -> str:
@@ -227,7 +232,9 @@ def _evidence(data: IsomerReport) -> str:
         caption = "Energies of the chains, of the flow, and of the flow reweighted: the last has to match the chains."
         blocks.append(figure_block(drawn, f"Energies of {name}", caption))
     drawn = figures.traces(data.energies, data.energy_unit)
-    blocks.append(figure_block(drawn, "Energy traces", "No drift: the chains were in equilibrium from the start."))
+    blocks.append(
+        figure_block(drawn, "Energy traces", "A drift would mean that the chains were not in equilibrium at the start.")
+    )
     return grid(blocks)
 
 
