@@ -105,6 +105,22 @@ def test_unknown_parts_are_said_and_missing_ones_left_out(data):
     assert page.count("<figure>") == render_isomers(data).count("<figure>") - 3
 
 
+def test_a_difference_that_failed_leaves_the_rest_standing(data):
+    """BAR without overlap has no value: no card, no line, and the other ways as they are."""
+    failed = results()
+    failed["isomers"]["ring"]["free_energy"] = number(None)
+    difference = failed["delta_free_energy"]["chain-ring"]
+    difference["value"] = difference["stderr"] = None
+    difference["budget"] |= {"statistical": number(None), "half_width": number(None)}
+    rounds = [{"labels": n, "delta_free_energy": 0.06, "stderr": 0.01} for n in (40, 80)]
+    failed |= {"learned": {"rounds": rounds}, "status": {"reasons": ["BAR failed"]}}
+    page = render_isomers(replace(data, results=failed))
+    assert "needs attention" in page and "(95 %) =" not in page
+    assert "weights of the flows" in page and "BAR of flow and chains" not in page
+    # The work of one isomer, with no F to mark, and the budget are gone; the learning is there.
+    assert page.count("<figure>") == render_isomers(data).count("<figure>") - 2 + 1
+
+
 def test_strings_are_escaped(data):
     evil = "<script>alert(1)</script>"
     spoiled = results() | {"status": {"reasons": [evil]}, "system": {"name": evil}}

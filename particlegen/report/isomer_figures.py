@@ -175,7 +175,7 @@ def budget_bars(parts: Mapping[str, float], total: float, unit: str, title: str)
 
 @styled
 def convergence(
-    rounds: Mapping[str, Sequence[Mapping[str, Any]]], factor: float, final: Mapping[str, float], unit: str
+    rounds: Mapping[str, Sequence[Mapping[str, Any]]], factor: float, final: Mapping[str, float | None], unit: str
 ) -> Figure:
     """Differences of free energies to the first isomer, round by round, against the labels that they have cost.
 
@@ -195,7 +195,7 @@ def convergence(
         y = [factor * (_known(b["free_energy"]) - _known(a["free_energy"])) for a, b in pairs]
         error = [factor * np.hypot(_known(a["stderr"]), _known(b["stderr"])) for a, b in pairs]
         axis.errorbar(x, y, yerr=error, color=_colour(number), marker="o", ms=4, lw=1.2, capsize=2, label=name)
-        axis.axhline(final[name], color=_colour(number), ls=":")
+        axis.axhline(_known(final[name]), color=_colour(number), ls=":")
     title = "Difference to the first isomer, as sampled"
     axis.set(xlabel="labels" if learned else "round", ylabel=f"F - F({first}) ({unit})", title=title)
     axis.legend()
