@@ -107,7 +107,9 @@ class _Failing(Wrapper):
 
 
 def test_an_engine_that_fails_too_often_ends_the_run_and_keeps_what_converged():
-    x = torch.randn(20, 6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    noise = torch.randn(20, 6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    octahedron = torch.cat([torch.eye(3), -torch.eye(3)]).double() * 2**-0.5 * 1.12
+    x = octahedron + 0.02 * noise
     good, bad = Recorded(_Failing(lj6(), 0.3)), Recorded(_Failing(lj6(), 0.4))
     for recorded in (good, bad):
         recorded.evaluate(x, ("energy", "forces"))

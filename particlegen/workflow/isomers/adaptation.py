@@ -112,7 +112,6 @@ def _round(
     total = sum(infos[1:], infos[0])
     parts = {key: part.acceptance for key, part in total.parts.items()}
     note |= {"step": step, "local": parts.get("hmc", parts.get("mala")), "global": parts.get("isir")}
-    note["calls"] += target.engine.calls
     if potentials is not None:
         learn(job, number, index, fresh, potentials[index], tensors, note)
     kept = torch.cat([kept, fresh])[-settings.kept :]

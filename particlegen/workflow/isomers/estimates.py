@@ -152,7 +152,7 @@ def _correction(job: IsomerJob, name: str) -> tuple[SurrogateCorrection | None, 
         return None, None
     delta = job.built.state.beta * (saved.tensors[f"{name}.exact"] - saved.tensors[f"{name}.surrogate"]).numpy()
     works = saved.tensors.get(f"{name}.works")
-    if works is None or works.shape[1] // 2 < 4:
+    if works is None or works.shape[1] - works.shape[1] // 4 < 4:
         return estimate.one_sided(delta), None
     # The chains begin in the learned potential's ensemble: the first quarter of their decisions is left out.
     return estimate.one_sided(delta), estimate.two_sided(delta, works[:, works.shape[1] // 4 :].numpy())

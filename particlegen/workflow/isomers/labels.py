@@ -35,9 +35,11 @@ class Recorded(Wrapper):
         self.failed += int((~found.ok).sum())
         self.first_failure = self.first_failure or next((text for text in found.reasons if text), "")
         if found.forces is not None:
-            ok = found.ok.cpu()
-            parts = (positions, found.energy, found.forces)
-            self._kept.append(tuple(part.detach().to("cpu", torch.float64)[ok] for part in parts))  # pyright: ignore
+            x, energy, forces = (
+                part.detach().to("cpu", torch.float64) for part in (positions, found.energy, found.forces)
+            )
+            ok = found.ok.cpu() & energy.isfinite() & forces.isfinite().all(2).all(1)
+            self._kept.append((x[ok], energy[ok], forces[ok]))
         return found
 
     @property
