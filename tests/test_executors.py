@@ -97,7 +97,7 @@ def test_validate_and_schema_know_the_resources(tmp_path):
     assert "tasks in this process" in CliRunner().invoke(app, ["validate", str(TINY)]).output
     shown = json.loads(CliRunner().invoke(app, ["schema", "resources"]).stdout)
     assert shown == resources_schema() and set(shown["properties"]) == {"device", "threads", "executor"}
-    assert "seed" in json.loads(CliRunner().invoke(app, ["schema"]).stdout)["properties"]
+    assert "seed" in json.loads(CliRunner().invoke(app, ["schema"]).stdout)["$defs"]["GlassWorkflow"]["properties"]
 
 
 def test_a_chain_without_an_answer_ends_the_run_with_its_reason(monkeypatch):

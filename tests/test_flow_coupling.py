@@ -186,8 +186,8 @@ def test_the_density_of_vibrations_integrates_to_one(name):
 def test_the_density_of_configurations_integrates_to_the_share_inside(name, spread):
     """∫ q over all labels and orientations, by importance from a broad Gaussian in 3N − 3 dimensions, is what the
     layers send into the cell; not so without the copies or with the volume of the reference."""
-    flow, n = FLOWS[name], 20_000
-    inside = flow.sample(4000, generator(5)).log_q.isfinite().double()
+    flow, n = FLOWS[name], 40_000
+    inside = flow.sample(8000, generator(5)).log_q.isfinite().double()
     particles = flow.system.n_particles
     x = spread * normal(6, n, particles, 3)
     x = x - x.mean(1, keepdim=True)

@@ -80,19 +80,25 @@ def test_the_page_holds_everything_and_fetches_nothing(data):
     assert "ring (a ring). Found: Oh, 30 labelled copies" in page and "-12.71206<" in page
     for way in ("weights of the flows", "chains that move between isomers", "one labelled copy", "harmonic superp"):
         assert way in page
-    assert "What was learned" not in page and "Spectra" not in page
+    assert "How it settled" not in page and "Spectra" not in page
+
+
+def entry(labels, value=2.0):
+    """What a round says of one isomer; in kT."""
+    return {"labels": labels, "free_energy": value, "stderr": 0.1}
 
 
 def test_what_was_learned_is_shown_where_there_is_something(data):
     learned = {
-        "rounds": [{"labels": n, "delta_free_energy": 0.06 + 1 / n, "stderr": 0.01} for n in (40, 80)],
-        "parity": {"labels": [1.0, 2.0], "predicted": [1.1, 1.9], "unit": "eV"},
+        "rounds": {name: [{"labels": n, "energy_rmse": 0.1 / n} for n in (40, 80)] for name in ("ring", "chain")},
+        "parity": {name: {"exact": [1.0, 2.0], "surrogate": [1.1, 1.9]} for name in ("ring", "chain")},
     }
+    rounds = {name: [entry(n) for n in (40, 80)] for name in ("ring", "chain")}
     spectra = {"ring": {"value": [1.0, 2.0], "density": [0.1, 0.2], "stderr": [0.0, 0.01]}}
     before = render_isomers(data).count("<figure>")
-    page = render_isomers(replace(data, results=results() | {"learned": learned, "spectra": spectra}))
-    assert page.count("<figure>") == before + 3
-    assert "What was learned" in page and "Spectra" in page
+    page = render_isomers(replace(data, results=results() | {"rounds": rounds, "learned": learned, "spectra": spectra}))
+    assert page.count("<figure>") == before + 4
+    assert "How it settled" in page and "Spectra" in page
 
 
 def test_unknown_parts_are_said_and_missing_ones_left_out(data):
@@ -112,8 +118,8 @@ def test_a_difference_that_failed_leaves_the_rest_standing(data):
     difference = failed["delta_free_energy"]["chain-ring"]
     difference["value"] = difference["stderr"] = None
     difference["budget"] |= {"statistical": number(None), "half_width": number(None)}
-    rounds = [{"labels": n, "delta_free_energy": 0.06, "stderr": 0.01} for n in (40, 80)]
-    failed |= {"learned": {"rounds": rounds}, "status": {"reasons": ["BAR failed"]}}
+    rounds = {name: [entry(n, None) for n in (40, 80)] for name in ("ring", "chain")}
+    failed |= {"rounds": rounds, "status": {"reasons": ["BAR failed"]}}
     page = render_isomers(replace(data, results=failed))
     assert "needs attention" in page and "(95 %) =" not in page
     assert "weights of the flows" in page and "BAR of flow and chains" not in page

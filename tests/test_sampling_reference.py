@@ -29,7 +29,9 @@ PAIR_ENERGY, PAIR_Q = 0.0444747, 1.934330  # by quadrature, T = 0.1
 
 
 def mixture(n: int) -> ParticleSystem:
-    return ParticleSystem("mix", FlatTorus((math.sqrt(2 * n),) * 2), tuple(int(i >= n // 2) for i in range(n)), "AB")
+    return ParticleSystem(
+        "mix", FlatTorus((math.sqrt(2 * n),) * 2), tuple(int(i >= n // 2) for i in range(n)), ("A", "B")
+    )
 
 
 def collect(system, temperature, settings, seed=3, **options):

@@ -42,10 +42,6 @@ class LabelledFlows:
 
     Raises:
         ValueError: no flows, or weights that do not fit them.
-
-    >>> flows = LabelledFlows({0: None, 1: None}, {0: 3.0, 1: 1.0})
-    >>> flows.log_weights.exp()
-    tensor([0.7500, 0.2500], dtype=torch.float64)
     """
 
     def __init__(

@@ -127,6 +127,7 @@ def _round(
         "stderr": found.stderr,
         "loss": progress.validation_loss,
     }
+    note["calls"] += target.engine.calls
     return tensors, note | {"history": [*note["history"], entry]}
 
 

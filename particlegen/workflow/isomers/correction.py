@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from particlegen.events import Event
-from particlegen.sampling.delayed import DelayedAcceptance
+from particlegen.sampling.delayed import DelayedAcceptance, DelayedState
 from particlegen.sampling.independence import LabelledFlows
 from particlegen.sampling.target import IsomerTarget
 from particlegen.workflow.isomers.job import CORRECTION, ORIENTATIONS, IsomerJob
@@ -78,15 +78,18 @@ def _decision(job: IsomerJob, index: int, number: int, tensors: dict[str, Tensor
     sweep = job.sweep(surrogate, step, LabelledFlows({index: job.flows[index]}))
     kernel = DelayedAcceptance(exact, sweep, settings.sweeps)
     if number == 0:
-        positions, works = torch.stack(list(spread_states(job, index, settings.chains))), []
+        state, works = kernel.init(torch.stack(list(spread_states(job, index, settings.chains)))), []
     else:
+        # The engine's energies come from the checkpoint: a label is never asked for twice.
         positions, works = tensors[f"{name}.delayed"], [tensors[f"{name}.works"]]
-    state = kernel.init(positions)
-    # What init asks for again is in the label store: it counts once, at the start.
-    again = len(positions) if number else 0
+        state = DelayedState.at(sweep.init(positions), tensors[f"{name}.delayed_energies"])
     state, info = kernel.step(state, job.stream(CORRECTION, index, number))
     works.append(kernel.work(state)[:, None])
-    tensors |= {f"{name}.delayed": state.positions, f"{name}.works": torch.cat(works, 1)}
+    tensors |= {
+        f"{name}.delayed": state.positions,
+        f"{name}.delayed_energies": state.energies,
+        f"{name}.works": torch.cat(works, 1),
+    }
     counts = note.get("delayed", {"proposed": 0, "accepted": 0, "failed": 0})
     note["delayed"] = {key: counts[key] + int(getattr(info, key).sum()) for key in counts}
-    note["labels"] += recorded.asked - again
+    note["labels"] += recorded.asked
