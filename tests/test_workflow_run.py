@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from run_comparison import answer, same_answers
 
 import particlegen
 from particlegen.io.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
@@ -33,16 +34,8 @@ def finished(tmp_path_factory):
     return particlegen.run(TINY, out=tmp_path_factory.mktemp("tiny") / "run")
 
 
-def answer(run):
-    """What has to be the same however often a run was interrupted: everything but what was spent."""
-    return {key: value for key, value in run.results.items() if key != "spent"}
-
-
 def same(one, other):
-    assert answer(one) == answer(other)
-    for ensemble, names in ARRAYS.items():
-        for name in names:
-            assert one.read(ensemble, name).tobytes() == other.read(ensemble, name).tobytes(), (ensemble, name)
+    same_answers(one, other, ARRAYS)
     (ours, described), (theirs, described_too) = (load_weights(run.folder.weights_file) for run in (one, other))
     assert described == described_too and ours.keys() == theirs.keys()
     assert all(ours[name].numpy().tobytes() == theirs[name].numpy().tobytes() for name in ours)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from particlegen.report.isomer_advice import isomer_advice
-from particlegen.report.quantities import Advice, quantity
+from particlegen.report.quantities import Advice, distance, quantity
 
 __all__ = ["advise"]
 
@@ -95,16 +95,12 @@ def _flow(results: Mapping[str, Any]) -> list[Advice]:
 def _agreement(results: Mapping[str, Any]) -> list[Advice]:
     found = []
     for name, title in (("energy_per_particle", "energy"), ("heat_capacity_per_particle", "heat capacity")):
-        here, there = quantity(results, f"reweighted.{name}"), quantity(results, f"reference.{name}")
-        if here is None or there is None:
-            continue
-        sigma = (here[1] ** 2 + there[1] ** 2) ** 0.5
-        if not sigma > 0:
-            continue
-        distance = abs(here[0] - there[0]) / sigma
-        text = f"The reweighted {title} lies {distance:.1f} standard errors from the reference."
         key = f"reweighted.{name}"
-        if distance > 3:
+        apart = distance(results, key, f"reference.{name}")
+        if apart is None:
+            continue
+        text = f"The reweighted {title} lies {apart:.1f} standard errors from the reference."
+        if apart > 3:
             more = " Look at the weights and at forward ESS; then double the reference and the training."
             found.append(Advice("poor", key, text + more))
         else:

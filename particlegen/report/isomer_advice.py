@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from particlegen.report.quantities import Advice, quantity
+from particlegen.report.quantities import Advice, distance, quantity
 
 __all__ = ["isomer_advice"]
 
@@ -124,18 +124,13 @@ def _budget(results: Mapping[str, Any], name: str) -> list[Advice]:
 
 def _agreement(results: Mapping[str, Any], name: str) -> list[Advice]:
     found, prefix = [], f"delta_free_energy.{name}"
-    main = quantity(results, prefix)
     for way, title in (("flow", "weights of the flows"), ("mixture", "chains that move between isomers")):
         key = f"{prefix}.{way}"
-        other = quantity(results, key)
-        if main is None or other is None:
+        apart = distance(results, prefix, key)
+        if apart is None:
             continue
-        sigma = (main[1] ** 2 + other[1] ** 2) ** 0.5
-        if not sigma > 0:
-            continue
-        distance = abs(main[0] - other[0]) / sigma
-        text = f"The difference by {title} lies {distance:.1f} standard errors from BAR."
-        if distance > 3:
+        text = f"The difference by {title} lies {apart:.1f} standard errors from BAR."
+        if apart > 3:
             more = " They answer the same question: look at R-hat, overlap and Pareto k of both isomers."
             found.append(Advice("poor", key, text + more))
         else:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Advice", "entry_of", "format_quantity", "quantity", "unit_of"]
+__all__ = ["Advice", "distance", "entry_of", "format_quantity", "quantity", "unit_of"]
 
 Level = Literal["good", "fair", "poor"]
 
@@ -46,6 +46,15 @@ def quantity(results: Mapping[str, Any], key: str) -> tuple[float, float] | None
         return None
     stderr = entry.get("stderr")
     return float(entry["value"]), float("nan") if stderr is None else float(stderr)
+
+
+def distance(results: Mapping[str, Any], one: str, other: str) -> float | None:
+    """How far two quantities are apart, in their combined standard error; None where that cannot be told."""
+    here, there = quantity(results, one), quantity(results, other)
+    if here is None or there is None:
+        return None
+    sigma = (here[1] ** 2 + there[1] ** 2) ** 0.5
+    return abs(here[0] - there[0]) / sigma if sigma > 0 else None
 
 
 def unit_of(results: Mapping[str, Any], key: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from particlegen.energy import Counted, EnergyProvider, Ledger, LedgerEntry
+from particlegen.energy import Cached, Counted, EnergyProvider, LabelStore, Ledger, LedgerEntry
 from particlegen.events import Event, EventSink
 from particlegen.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from particlegen.io.store import RunStore
@@ -55,7 +55,7 @@ def stop_on_signals() -> Iterator[StopSignal]:
 
 @dataclass(kw_only=True)
 class Job:
-    """One session of a run; a kind of workflow adds its engines.
+    """One session of a run; a kind of workflow opens its engine in `__post_init__`.
 
     Args:
         workflow: the canonical workflow.
@@ -69,6 +69,8 @@ class Job:
         limits: attempts and seconds of a task.
         slots: tasks that run at a time.
         relative_to: the folder that a user's own cards are cited from.
+        provider: the engine that answers energies.
+        labels: where its answers are kept, if they are.
     """
 
     workflow: Any
@@ -82,6 +84,8 @@ class Job:
     limits: TaskLimits
     slots: int
     relative_to: Path
+    provider: EnergyProvider = field(init=False)
+    labels: LabelStore | None = field(init=False)
     _mark: float = field(default_factory=time.perf_counter)
     _ledger: Ledger = field(default_factory=Ledger)
 
@@ -96,6 +100,13 @@ class Job:
         self.journal.write(event, {"seconds": round(now - self._mark, 4), "engines": engines})
         self._mark = now
         self.listener(event)
+
+    def energies(self, stage: str) -> EnergyProvider:
+        """The engine, counted for a stage, its answers kept if the workflow says so."""
+        counted = self.counted(self.provider, stage)
+        if self.labels is None:
+            return counted
+        return Cached(counted, self.labels, chunk=self.workflow.energy.chunk * self.slots)
 
     def counted(self, provider: EnergyProvider, stage: str) -> Counted:
         """A provider with what a stage really asks of it counted for `spent`."""

@@ -14,7 +14,7 @@ from particlegen.sampling.independence import LabelledFlows
 from particlegen.sampling.local import HamiltonianMonteCarlo, tuned
 from particlegen.sampling.target import IsomerTarget
 from particlegen.units import energy_unit
-from particlegen.workflow.isomers.job import ADAPTATION, IsomerJob
+from particlegen.workflow.isomers.job import ADAPTATION, IsomerJob, weighed
 from particlegen.workflow.isomers.learning import first_potential, known_potential, learn
 
 __all__ = ["run_adaptation"]
@@ -134,9 +134,7 @@ def _round(
 def _free_energy(job: IsomerJob, index: int, number: int, flow: IsomerFlow, target: IsomerTarget) -> Estimate:
     """F of the round's flow and potential by importance weights, in kT: how the answer settles, no part of it."""
     drawn = flow.sample(FOLLOWED, job.stream("followed", index, number))
-    x = torch.where(drawn.log_q.isfinite()[:, None, None], drawn.positions, torch.nan)
-    energies, _, _ = target.weigh(x, torch.full((FOLLOWED,), index))
-    log_w = torch.where(energies.isfinite(), -target.beta * energies - drawn.log_q, -torch.inf).numpy()
+    log_w = weighed(target, drawn, index)[1].numpy()
     if np.isfinite(log_w).sum() < 2:
         return Estimate(float("nan"), float("nan"), "kT", "no draw has a weight")
     return flow_free_energy(log_w).estimate

@@ -93,9 +93,7 @@ class _Isomer:
         main = self.bar.estimate
         if self.correction is None:
             return main
-        shift = self.correction.estimate
-        method = f"{main.method}; corrected by {shift.method}"
-        return Estimate(main.value + shift.value, math.hypot(main.stderr, shift.stderr), "kT", method)
+        return _plus(main, self.correction.estimate)
 
     @property
     def log_copies(self) -> float:
@@ -106,17 +104,14 @@ class _Isomer:
         return Estimate(value, 0.0, self.unit, "harmonic superposition about the minimum")
 
     def share(self, part: str, what: str) -> Estimate:
-        tried, n = self.counts.get(f"{part}.proposed", 0), self.counts.get(f"{part}.{what}", 0)
-        share = n / tried if tried else float("nan")
-        error = (share * (1.0 - share) / tried) ** 0.5 if tried else float("nan")
-        return Estimate(share, error, "", f"share of {tried} proposals")
+        tried = self.counts.get(f"{part}.proposed", 0)
+        return _share(self.counts.get(f"{part}.{what}", 0), tried, f"share of {tried} proposals")
 
     def moved(self) -> Estimate:
         """Share of global moves that move a chain; each has `candidates` − 1 draws to choose from."""
         moves = self.counts.get("isir.proposed", 0) // (self.job.workflow.chains.candidates - 1)
-        share = self.counts.get("isir.accepted", 0) / moves if moves else float("nan")
-        error = (share * (1.0 - share) / moves) ** 0.5 if moves else float("nan")
-        return Estimate(share, error, "", f"share of {moves} global moves (i-SIR) that move the chain")
+        said = f"share of {moves} global moves (i-SIR) that move the chain"
+        return _share(self.counts.get("isir.accepted", 0), moves, said)
 
     def as_dict(self) -> dict[str, Any]:
         nan, frame = float("nan"), self.minimum.frame
@@ -143,6 +138,12 @@ class _Isomer:
             f"r_hat_{key}": Estimate(value, nan, "", "rank-normalised split R-hat") for key, value in self.r_hat.items()
         }
         return {"point_group": frame.symmetry.label, "order": frame.symmetry.order} | as_dicts(quantities | parts)
+
+
+def _share(n: int, of: int, method: str) -> Estimate:
+    """n of so many, with its binomial error."""
+    share = n / of if of else float("nan")
+    return Estimate(share, (share * (1.0 - share) / of) ** 0.5 if of else float("nan"), "", method)
 
 
 def _correction(job: IsomerJob, name: str) -> tuple[SurrogateCorrection | None, FreeEnergyResult | None]:
@@ -313,7 +314,8 @@ def _missed(job: IsomerJob, isomers: Sequence[_Isomer], differences: dict[str, d
         for way in ("flow", "mixture", "delayed_acceptance"):
             if stop.sigmas is None or way not in found or found["value"] is None:
                 continue
-            distance = as_estimate(found).distance(*(as_estimate(found[way]).value, as_estimate(found[way]).stderr))
+            other = as_estimate(found[way])
+            distance = as_estimate(found).distance(other.value, other.stderr)
             if not distance <= stop.sigmas:
                 missed.append(
                     f"stop.sigmas: {name} by {way} is {distance:.1f} standard errors from BAR; {stop.sigmas:g} was "

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from particlegen.energy import Cached, Distributed, EnergyProvider, LabelStore, PySCFEnergy, TorchPairEnergy
+from particlegen.energy import Distributed, EnergyProvider, LabelStore, PySCFEnergy, TorchPairEnergy
 from particlegen.energy.distributed import made
 from particlegen.energy.kernel_potential import KernelPotential
+from particlegen.flow import FlowSamples
 from particlegen.flow.coupling import IsomerFlow
 from particlegen.io.checkpoint import Checkpoint
 from particlegen.isomers import BuiltCluster, EckartFrame, HarmonicIsomer
@@ -21,11 +22,22 @@ from particlegen.sampling.local import HamiltonianMonteCarlo
 from particlegen.sampling.target import IsomerTarget
 from particlegen.streams import stream_seed
 from particlegen.workflow.engines import engine_recipe
+from particlegen.workflow.isomers.labels import under
 from particlegen.workflow.isomers.schema import IsomerWorkflow
-from particlegen.workflow.isomers.surrogate import PiecewiseEnergy, TrustRegion, restored
+from particlegen.workflow.isomers.surrogate import PiecewiseEnergy, TrustRegion, frozen_potentials
 from particlegen.workflow.job import Job
 
-__all__ = ["ADAPTATION", "CORRECTION", "MINIMA", "ORIENTATIONS", "PRODUCTION", "TOLERANCE", "IsomerJob", "engine_card"]
+__all__ = [
+    "ADAPTATION",
+    "CORRECTION",
+    "MINIMA",
+    "ORIENTATIONS",
+    "PRODUCTION",
+    "TOLERANCE",
+    "IsomerJob",
+    "engine_card",
+    "weighed",
+]
 
 MINIMA, ADAPTATION, PRODUCTION, CORRECTION = "minima", "adaptation", "production", "correction"
 
@@ -45,14 +57,20 @@ def engine_card(workflow: IsomerWorkflow, built: BuiltCluster, relative_to: Path
     return workflow.energy.engine, relative_to
 
 
+def weighed(target: IsomerTarget, draws: FlowSamples, isomer: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Energies of a flow's draws (NaN without a weight), their log weights, and which have no energy; `(draw,)`."""
+    x = torch.where(draws.log_q.isfinite()[:, None, None], draws.positions, torch.nan)
+    energies, _, failed = target.weigh(x, torch.full((len(x),), isomer))
+    log_w = torch.where(energies.isfinite(), -target.beta * energies - draws.log_q, -torch.inf)
+    return energies, log_w, failed
+
+
 @dataclass(kw_only=True)
 class IsomerJob(Job):
     """A session of a workflow on isomers, with the engine that it samples."""
 
     workflow: IsomerWorkflow
     built: BuiltCluster
-    provider: EnergyProvider = field(init=False)
-    labels: LabelStore | None = field(init=False)
 
     def __post_init__(self) -> None:
         name, folder = engine_card(self.workflow, self.built, self.relative_to)
@@ -66,13 +84,6 @@ class IsomerJob(Job):
         )
         keep = self.workflow.energy.keep_labels or self.workflow.learned is not None
         self.labels = LabelStore(self.folder.labels_file) if keep else None
-
-    def energies(self, stage: str) -> EnergyProvider:
-        """The engine, counted for a stage, its answers kept if the workflow says so."""
-        counted = self.counted(self.provider, stage)
-        if self.labels is None:
-            return counted
-        return Cached(counted, self.labels, chunk=self.workflow.energy.chunk * self.slots)
 
     def orientation_scatter(self, positions: Tensor) -> float | None:
         """Standard deviation of the engine's energy over orientations of a configuration; None where it has no grid."""
@@ -132,20 +143,14 @@ class IsomerJob(Job):
     @cached_property
     def potentials(self) -> dict[int, KernelPotential]:
         """The learned potentials, frozen."""
-        system, saved = self.built.system, self.adapted
-        return {
-            number: restored(system, isomer.name, saved.tensors, saved.metadata[isomer.name]["model"])
-            for number, isomer in enumerate(self.built.isomers)
-        }
+        return frozen_potentials(self.built, self.adapted)
 
     def flow(self, isomer: int, tensors: Mapping[str, Tensor] | None = None) -> IsomerFlow:
         """The flow of an isomer: with what a checkpoint of the adaptation holds, or before any training."""
         frame, seed = self.minima[isomer].frame, self.seed("flow", isomer)
         flow = IsomerFlow(self.built.system, frame, self.workflow.flow, seed)
         if tensors is not None:
-            prefix = f"{self.built.isomers[isomer].name}.flow."
-            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            flow.load_state_dict(own)
+            flow.load_state_dict(under(f"{self.built.isomers[isomer].name}.flow.", tensors))
         return flow.requires_grad_(False)
 
     @cached_property

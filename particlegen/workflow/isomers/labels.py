@@ -11,7 +11,7 @@ from particlegen.geometry import Positions
 from particlegen.settings import RunError
 from particlegen.system import ParticleSystem
 
-__all__ = ["Recorded", "joined", "label_set", "label_tensors", "taken"]
+__all__ = ["Recorded", "joined", "label_set", "label_tensors", "taken", "under"]
 
 _FIELDS = ("positions", "energies", "forces")
 
@@ -69,7 +69,12 @@ def label_tensors(name: str, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def taken(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The labels of an isomer that a checkpoint holds."""
-    return {field: tensors[f"{name}.labels.{field}"] for field in _FIELDS}
+    return under(f"{name}.labels.", tensors)
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint whose names begin with `prefix`, by the rest of their names."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def joined(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -77,4 +82,4 @@ def joined(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def label_set(system: ParticleSystem, labels: Mapping[str, Tensor]) -> LabelSet:
-    return LabelSet(system, labels["positions"], labels["energies"], labels["forces"])
+    return LabelSet(system, **labels)

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from particlegen.energy.kernel_potential import KernelPotential
+from particlegen.energy.kernel_training import fit_kernel
 from particlegen.events import Event
 from particlegen.learning.selection import select, sorted_inverse_distances
 from particlegen.settings import InputError
 from particlegen.workflow.isomers.job import ADAPTATION, MINIMA, ORIENTATIONS, IsomerJob
-from particlegen.workflow.isomers.labels import Recorded, joined, label_tensors, taken
+from particlegen.workflow.isomers.labels import Recorded, joined, label_set, label_tensors, taken
 from particlegen.workflow.isomers.schema import IsomerWorkflow, LearnedEnergy
-from particlegen.workflow.isomers.surrogate import fitted, model_of, potential_tensors, restored
+from particlegen.workflow.isomers.surrogate import model_of, potential_tensors, restored
 
 __all__ = ["first_potential", "known_potential", "labels_reserved", "learn"]
 
@@ -71,11 +72,12 @@ def _settings(job: IsomerJob) -> LearnedEnergy:
 
 def _refit(job: IsomerJob, index: int, tensors: dict[str, Tensor], note: dict[str, Any]) -> KernelPotential:
     name, frame = job.built.isomers[index].name, job.minima[index].frame
-    potential, left_out = fitted(job.built.system, taken(name, tensors), frame.reference, _settings(job).potential)
+    labels = label_set(job.built.system, taken(name, tensors))
+    potential, left_out = fit_kernel(labels, frame.reference, _settings(job).potential)
     for key in [key for key in tensors if key.startswith(f"{name}.potential.")]:
         del tensors[key]
     tensors |= potential_tensors(name, potential)
-    note |= {"model": model_of(potential), "left_out_rmse": left_out}
+    note |= {"model": model_of(potential), "left_out_rmse": left_out.energy_rmse}
     return potential
 
 
@@ -107,10 +109,10 @@ def learn(
             job.emit(Event("warning", ADAPTATION, f"{name}: the label budget ended the learning in round {number + 1}"))
             note["budget_ended"] = True
         return
-    held = taken(name, tensors)["positions"]
+    held = taken(name, tensors)
     descriptor = sorted_inverse_distances(job.built.system)
     uncertainty = potential.deviation(states).cpu()
-    chosen = states[select(states, uncertainty, torch.ones_like(uncertainty), count, descriptor, held)]
+    chosen = states[select(states, uncertainty, torch.ones_like(uncertainty), count, descriptor, held["positions"])]
     recorded = Recorded(job.energies(ADAPTATION))
     predicted = potential.evaluate(chosen).energy.detach()
     found = recorded.evaluate(chosen, ("energy", "forces"))
@@ -123,6 +125,6 @@ def learn(
         "energy_bias": float(gap.mean()),
         "deviation": float(potential.deviation(chosen).mean()),
     }
-    tensors |= label_tensors(name, joined(taken(name, tensors), recorded.labels))
+    tensors |= label_tensors(name, joined(held, recorded.labels))
     _refit(job, index, tensors, note)
     note["rounds"] = [*note["rounds"], report]

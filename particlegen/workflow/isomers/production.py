@@ -13,7 +13,7 @@ from particlegen.events import Event
 from particlegen.isomers import Basins, optimise
 from particlegen.sampling.independence import LabelledFlows
 from particlegen.settings import RunError
-from particlegen.workflow.isomers.job import PRODUCTION, IsomerJob
+from particlegen.workflow.isomers.job import PRODUCTION, IsomerJob, weighed
 
 __all__ = ["AUDIT", "CHAINS", "DRAWS", "MIXTURE", "run_production", "spread_states"]
 
@@ -112,14 +112,11 @@ def _draws(job: IsomerJob) -> None:
         index, chunk = divmod(unit, len(sizes))
         target = job.target(PRODUCTION, index)
         found = job.flows[index].sample(sizes[chunk], job.stream("draws", index, chunk))
-        inside = found.log_q.isfinite()
-        x = torch.where(inside[:, None, None], found.positions, torch.nan)
-        energies, _, failed = target.weigh(x, torch.full((len(x),), index))
-        log_w = torch.where(energies.isfinite(), -target.beta * energies - found.log_q, -torch.inf)
+        energies, log_w, failed = weighed(target, found, index)
         arrays = {
             "position": found.positions.numpy(),
             "energy": energies.numpy(),
-            "isomer": np.full(len(x), index),
+            "isomer": np.full(len(energies), index),
             "log_q": found.log_q.numpy(),
             "log_q_error": found.log_q_error.numpy(),
             "log_weight": log_w.numpy(),

@@ -12,7 +12,7 @@ from particlegen.settings import InputError
 from particlegen.system import ParticleSystem
 from particlegen.workflow.isomers.job import ADAPTATION
 from particlegen.workflow.isomers.schema import IsomerWorkflow
-from particlegen.workflow.isomers.surrogate import restored
+from particlegen.workflow.isomers.surrogate import frozen_potentials
 from particlegen.workflow.opened import Run, StageStatus, as_estimate
 
 __all__ = ["IsomerRun"]
@@ -73,10 +73,7 @@ class IsomerRun(Run):
         saved = load_checkpoint(self.folder.checkpoints, ADAPTATION)
         if self.workflow.learned is None or saved is None:
             raise InputError(f"{self.folder.path}: no learned potentials there; see particlegen status")
-        return {
-            number: restored(self.system, isomer.name, saved.tensors, saved.metadata[isomer.name]["model"])
-            for number, isomer in enumerate(self.built.isomers)
-        }
+        return frozen_potentials(self.built, saved)
 
     def status(self) -> list[StageStatus]:
         isomers, settings = len(self.built.isomers), self.workflow

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from particlegen.energy import EnergyProvider, EnergyResult
 from particlegen.energy.kernel_potential import KernelModel, KernelPotential, KernelWeights
-from particlegen.energy.kernel_training import KernelSettings, fit_kernel
 from particlegen.energy.provider import check_request
 from particlegen.geometry import Positions
-from particlegen.isomers import Basins
+from particlegen.io.checkpoint import Checkpoint
+from particlegen.isomers import Basins, BuiltCluster
 from particlegen.system import ParticleSystem
-from particlegen.workflow.isomers.labels import label_set
+from particlegen.workflow.isomers.labels import under
 
-__all__ = ["PiecewiseEnergy", "TrustRegion", "fitted", "model_of", "potential_tensors", "restored"]
+__all__ = ["PiecewiseEnergy", "TrustRegion", "frozen_potentials", "model_of", "potential_tensors", "restored"]
 
 
 class TrustRegion:
@@ -24,7 +24,7 @@ class TrustRegion:
 
     Far from its labels a potential says anything, false minima among it. What is cut off is part of the law that is
     sampled, by the learned potential and by the engine alike; that it holds next to no weight is told by the deviations
-    of the states in production (`beyond_half`).
+    of the states in production (`surrogate_deviation` of the results), far below the limit.
 
     Args:
         basins: isomers by geometry.
@@ -88,14 +88,6 @@ class PiecewiseEnergy:
         return EnergyResult(energy, forces, None, ok, tuple(reasons))
 
 
-def fitted(
-    system: ParticleSystem, labels: Mapping[str, Tensor], reference: Tensor, settings: KernelSettings
-) -> tuple[KernelPotential, float]:
-    """The potential of an isomer's labels, and its error on each as predicted from the others (root mean square)."""
-    potential, errors = fit_kernel(label_set(system, labels), reference, settings)
-    return potential, errors.energy_rmse
-
-
 def potential_tensors(name: str, potential: KernelPotential) -> dict[str, Tensor]:
     """A potential as tensors of a checkpoint; `model_of` is what goes with them."""
     return {f"{name}.potential.{key}": value for key, value in potential.weights.tensors().items()}
@@ -109,6 +101,13 @@ def restored(
     system: ParticleSystem, name: str, tensors: Mapping[str, Tensor], model: Mapping[str, Any]
 ) -> KernelPotential:
     """A potential as a checkpoint holds it."""
-    prefix = f"{name}.potential."
-    own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    return KernelPotential(system, KernelModel.model_validate(model), KernelWeights(**own))
+    weights = KernelWeights(**under(f"{name}.potential.", tensors))
+    return KernelPotential(system, KernelModel.model_validate(model), weights)
+
+
+def frozen_potentials(built: BuiltCluster, adapted: Checkpoint) -> dict[int, KernelPotential]:
+    """The potentials of all isomers that the adaptation ended with, by index."""
+    return {
+        number: restored(built.system, isomer.name, adapted.tensors, adapted.metadata[isomer.name]["model"])
+        for number, isomer in enumerate(built.isomers)
+    }
