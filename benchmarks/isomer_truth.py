@@ -2,7 +2,7 @@ r"""Free energies of isomers by two routes that share neither sampler nor estima
 
 Writes `results/isomer_truth.json`, case by case; minutes on one core.
 
-    python benchmarks/isomer_truth.py [lj6 lj7 ag6_emt] [--scale 1.0]
+    python benchmarks/isomer_truth.py [lj6 lj7 ag6_emt] [--at 0.15] [--scale 2.0]
 
 **Populations**. Parallel tempering by the compiled sampler, or Hamiltonian Monte Carlo from both isomers for Ag6; the
 isomer of each frame by the card's basins; ΔF = −kT ln(n_b/n_a), its error by the jackknife over chains. The sampler's
@@ -325,7 +325,7 @@ def case(name: str, temperature: float, ladder: tuple[float, ...] | None, scale:
         best, about = combined(list(found.values()))
         row = {"harmonic": harmonic[index] - harmonic[0], "delta_free_energy": best.as_dict()} | about
         row |= {route: estimate.as_dict() for route, estimate in found.items()}
-        out[f"{isomer}-{names[0]}"] = row | {"target_met": best.stderr <= TARGET[name]}
+        out[f"{isomer}-{names[0]}"] = row | {"target_met": best.stderr <= TARGET[name], "scale": scale}
     return out
 
 
@@ -364,12 +364,15 @@ def combined(routes: list[Estimate]) -> tuple[Estimate, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Free energies of isomers by two routes.")
     parser.add_argument("cards", nargs="*", default=list(CASES), help=f"of {', '.join(CASES)}")
+    parser.add_argument("--at", type=float, nargs="*", help="these temperatures alone")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the frames and samples")
     arguments = parser.parse_args()
     one_thread()
     known = json.loads(RESULT.read_text())["cases"] if RESULT.exists() else {}
     for name in arguments.cards:
         for temperature, ladder in CASES[name].items():
+            if arguments.at and temperature not in arguments.at:
+                continue
             key = f"{name}_T{temperature:g}"
             known[key] = case(name, temperature, ladder, arguments.scale)
             print(key, json.dumps(known[key]), flush=True)

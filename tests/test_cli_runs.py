@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 import particlegen
-from particlegen.cli import app
+from particlegen.cli import app, console
+from particlegen.events import Event
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "workflows" / "tiny.yaml"
@@ -121,3 +122,14 @@ def test_a_signal_is_exit_code_130_and_the_run_goes_on(folder, tmp_path):
     assert process.returncode == 130, said
     assert f"particlegen resume {target}" in said and "Traceback" not in said
     assert (target / "manifest.json").is_file() and not (target / "results.json").exists()
+
+
+def test_the_time_left_of_a_stage_follows_its_pace_since_this_session_began(monkeypatch):
+    now, said = [100.0], []
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(console.err, "print", lambda text, **_: said.append(text))
+    display = console.ProgressDisplay()
+    for done, seconds in ((40, 0.0), (50, 30.0), (60, 30.0)):  # of 100, 40 of them before a resumption
+        now[0] += seconds
+        display(Event("progress", "adaptation", "", {"done": done, "total": 100}))
+    assert [line.split("  ")[1] for line in said] == ["", "2:30 left", "2:00 left"]

@@ -41,8 +41,8 @@ def test_batched_effective_medium_theory_is_that_of_ase(truth, monkeypatch):
 
 def test_recorded_routes_agree_and_are_sharp():
     cases = json.loads((BENCHMARKS / "results" / "isomer_truth.json").read_text())["cases"]
-    assert set(cases) >= {"lj6_T0.05", "lj6_T0.1", "lj6_T0.15", "lj7_T0.1", "ag6_emt_T100", "ag6_emt_T300"}
+    assert set(cases) >= {"lj6_T0.05", "lj6_T0.1", "lj6_T0.15", "lj7_T0.1"}
+    assert set(cases) >= {f"ag6_emt_T{temperature}" for temperature in (100, 300, 500)}
     rows = {(name, pair): row for name, case in cases.items() for pair, row in case.items() if "target_met" in row}
-    missed = [name for (name, _), row in rows.items() if not row["target_met"]]
-    assert missed == ["lj6_T0.15"] and rows["lj6_T0.15", "bipyramid-octahedron"]["delta_free_energy"]["stderr"] < 0.0025
+    assert all(row["target_met"] for row in rows.values())
     assert max(abs(row.get("difference_in_standard_errors", 0.0)) for row in rows.values()) < 3.5

@@ -315,6 +315,17 @@ def test_basins_do_not_depend_on_labels_or_orientation(seed, single):
     torch.testing.assert_close(basins.distances(x), basins.distances(moved), atol=tolerance, rtol=0)
 
 
+def test_scales_move_the_border_between_basins_and_not_their_reach():
+    references = torch.stack([structure("Oh"), 1.2 * structure("Oh")])
+    between = (1.0 + 0.2 * torch.tensor([0.1, 0.45, 0.55, 0.9], dtype=torch.float64))[:, None, None] * references[0]
+    assert Basins(references, (0,) * 6).assign(between).tolist() == [0, 0, 1, 1]
+    assert Basins(references, (0,) * 6, scales=(1.0, 2.0)).assign(between).tolist() == [0, 0, 0, 1]
+    assert Basins(references, (0,) * 6, reach=0.05, scales=(1.0, 2.0)).assign(between).tolist() == [0, -1, -1, 1]
+    for wrong in ((1.0,), (1.0, 0.0)):
+        with pytest.raises(ValueError, match="expected 2 positive scales"):
+            Basins(references, (0,) * 6, scales=wrong)
+
+
 def test_basins_know_species_and_reach():
     x = structure("Oh")
     swapped = x[[4, 1, 2, 3, 0, 5]]

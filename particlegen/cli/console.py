@@ -3,6 +3,7 @@
 import errno
 import functools
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from types import TracebackType
@@ -102,6 +103,7 @@ class ProgressDisplay:
         )
         self._tasks: dict[str, TaskID] = {}
         self._tenth: dict[str, int] = {}
+        self._first: dict[str, tuple[float, float]] = {}
 
     def __enter__(self) -> "ProgressDisplay":
         if self._live:
@@ -128,7 +130,7 @@ class ProgressDisplay:
 
     def _advance(self, event: Event) -> None:
         done, total = float(event.fields["done"]), float(event.fields.get("total") or 0)
-        left = event.fields.get("seconds_left")
+        left = event.fields.get("seconds_left", self._seconds_left(event.stage, done, total))
         shown = f"{_duration(left)} left" if left is not None else ""
         if self._live:
             task = self._task(event.stage)
@@ -139,6 +141,12 @@ class ProgressDisplay:
         if tenth > self._tenth.get(event.stage, 0):
             self._tenth[event.stage] = tenth
             err.print(f"{event.stage}: {10 * tenth} %  {shown}  {escape(event.message)}")
+
+    def _seconds_left(self, stage: str, done: float, total: float) -> float | None:
+        """By the pace since the stage's first report; what a resumed run had done before counts for nothing."""
+        now = time.monotonic()
+        first, began = self._first.setdefault(stage, (done, now))
+        return (now - began) * (total - done) / (done - first) if done > first else None
 
     def _task(self, stage: str) -> TaskID:
         if stage not in self._tasks:

@@ -26,9 +26,11 @@ class Basins:
         species: of each particle.
         reach: a configuration farther than this from every reference belongs to no isomer; infinite if all do.
         others: how many references, the last ones, are not asked for: what is nearest to them belongs to no isomer.
+        scales: factors on the distances when the nearest reference is looked for, one for each; above 1 makes a basin
+            smaller, as a shallow one beside a deep one is. Default all 1. The reach is of the distance itself.
 
     Raises:
-        ValueError: two references that cannot be told apart.
+        ValueError: two references that cannot be told apart; scales of another number, or not positive.
 
     >>> line = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]])
     >>> corner = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0.5, 0.9, 0]])
@@ -40,8 +42,11 @@ class Basins:
     species: tuple[int, ...]
     reach: float = float("inf")
     others: int = 0
+    scales: tuple[float, ...] = ()
 
     def __post_init__(self):
+        if self.scales and (len(self.scales) != len(self.references) or min(self.scales) <= 0):
+            raise ValueError(f"expected {len(self.references)} positive scales, found {self.scales}")
         apart = torch.cdist(self._known, self._known) + torch.diag(torch.full((len(self._known),), torch.inf))
         if (apart < 1e-3 * self._known.mean()).any():
             a, b = sorted(divmod(int(apart.argmin()), len(apart)))
@@ -49,8 +54,14 @@ class Basins:
 
     def assign(self, x: Positions) -> Int[Tensor, " batch"]:
         """Index of the isomer of each configuration, −1 for none."""
-        distance, isomer = self.distances(x).min(1)
-        return torch.where((distance <= self.reach) & (isomer < len(self.references) - self.others), isomer, -1)
+        distances = self.distances(x)
+        isomer = self.scaled(distances).argmin(1)
+        near = distances.gather(1, isomer[:, None])[:, 0] <= self.reach
+        return torch.where(near & (isomer < len(self.references) - self.others), isomer, -1)
+
+    def scaled(self, distances: Float[Tensor, "batch isomer"]) -> Float[Tensor, "batch isomer"]:
+        """`distances` as they are compared with each other."""
+        return distances * torch.tensor(self.scales or 1.0).to(distances)
 
     def distances(self, x: Positions) -> Float[Tensor, "batch isomer"]:
         """Root mean square difference of sorted distances to every reference, in the unit of length."""

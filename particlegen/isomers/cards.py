@@ -38,10 +38,13 @@ class IsomerCard(Section):
     Args:
         structure: its structure file, relative to the card; near the minimum, which the target engine optimises.
         title: what it is.
+        scale: factor on its distances when the nearest isomer is looked for; above 1 for a shallow basin beside a
+            deep one, whose quenches end elsewhere otherwise.
     """
 
     structure: str
     title: str = ""
+    scale: Positive = 1.0
 
 
 class BasinCard(Section):
@@ -196,6 +199,7 @@ def build_cluster(settings: ClusterSettings, relative_to: Path | None = None) ->
             species,
             card.basins.reach or float("inf"),
             others=len(others),
+            scales=tuple(card.isomers[name].scale for name in (*asked, *others)),
         ),
         symbols=card.symbols,
         engine=card.engine,

@@ -133,6 +133,7 @@ def _system_hash(built: BuiltCluster) -> str:
         "species": list(built.system.species),
         "radius": f"{built.system.geometry.radius:.10g}",  # pyright: ignore[reportAttributeAccessIssue]
         "reach": f"{built.basins.reach:.10g}",
+        "scales": [f"{value:.10g}" for value in built.basins.scales],
         "structures": [[f"{value:.8f}" for value in x.flatten().tolist()] for x in built.basins.references],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -70,7 +70,8 @@ class PiecewiseEnergy:
     def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
         """As the potentials' own; no virial."""
         check_request(self.system, positions, want, ("forces",))
-        nearest = self._basins.distances(positions)[:, : len(self._potentials)].argmin(1)
+        distances = self._basins.scaled(self._basins.distances(positions))
+        nearest = distances[:, : len(self._potentials)].argmin(1)
         energy = torch.full((len(positions),), torch.nan, dtype=torch.float64)
         forces = torch.full(positions.shape, torch.nan, dtype=torch.float64) if "forces" in want else None
         ok = torch.zeros(len(positions), dtype=torch.bool)
