@@ -26,7 +26,7 @@ MIXTURE, AUDIT = "mixture", "audit"
 CHUNK = 1_000
 """Draws of a flow that are stored at a time."""
 
-QUENCHED = {"lj": 1e-3, "metal": 2e-2}
+QUENCHED = {"lj": 1e-3, "metal": 5e-3}
 """Largest force on a particle of a quenched state."""
 
 SAME = 0.02
