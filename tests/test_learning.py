@@ -25,11 +25,13 @@ from particlegen.energy import (
     settings_hash,
 )
 from particlegen.energy.provider import EnergyResult, Wrapper
-from particlegen.isomers import optimise
-from particlegen.learning import LabelSettings, Learner, Trusted, requests_for, select, sorted_inverse_distances
+from particlegen.isomers import Basins, optimise
+from particlegen.learning import LabelSettings, Learner, TrustRegion, requests_for, select, sorted_inverse_distances
 from particlegen.networks import PotentialSettings
 from particlegen.sampling import sample_hamiltonian
+from particlegen.sampling.local import HamiltonianMonteCarlo
 from particlegen.sampling.settings import ReferenceSettings
+from particlegen.sampling.target import IsomerTarget
 from particlegen.settings import InputError, RunError
 from particlegen.streams import torch_stream
 from particlegen.system import ParticleSystem, ThermodynamicState
@@ -166,48 +168,35 @@ def test_selection_beats_random_labels(engine, minimum, thermal):
     assert chosen[0] < random[:, 0].median() and chosen[1] < random[:, 1].median()
 
 
-def test_a_trusted_potential_has_no_energy_where_it_does_not_know(engine, minimum, thermal):
+def test_a_potential_is_trusted_where_it_knows(engine, minimum, thermal):
     potential, _ = fit_kernel(labelled(engine, thermal[:30]), minimum, KERNEL)
     x = torch.cat([thermal[200:300], 1.15 * thermal[200:210]])
-    deviation = potential.deviation(x)
+    basins, deviation = Basins(minimum[None], engine.system.species, reach=0.5), potential.deviation(x)
     limit = float(deviation[:100].quantile(0.8))
-    guarded, want = Trusted(potential, limit), ("energy", "forces", "virial")
-    found, plain = guarded.evaluate(x, want), potential.evaluate(x, want)
-    inside = deviation <= limit
-    assert (
-        torch.equal(found.ok, inside) and torch.equal(guarded.contains(x), inside) and 20 <= int((~inside).sum()) < 60
-    )
-    for name in want:
-        ours, theirs = getattr(found, name), getattr(plain, name)
-        assert torch.equal(ours[inside], theirs[inside]) and ours[~inside].isnan().all()
-    assert all((reason is None) == good for reason, good in zip(found.reasons, inside.tolist(), strict=True))
-    assert "deviation is above" in found.reasons[-1] and guarded.evaluate(x).forces is None
-    assert settings_hash(guarded.settings) != settings_hash(Trusted(potential, 2 * limit).settings)
+    assert (basins.assign(x) == 0).all() and basins.assign(2 * x[:1]).tolist() == [-1]
+    found = TrustRegion(basins, {0: potential}, limit)(x)
+    assert torch.equal(found == 0, deviation <= limit) and 20 <= int((found == -1).sum()) < 60
+    assert TrustRegion(basins, {0: potential}, limit)(2 * x[:1]).tolist() == [-1]
+    assert (TrustRegion(basins, {}, limit)(x) == 0).all(), "a basin without a potential is trusted as a whole"
     for limit in (0.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="positive and finite"):
-            Trusted(potential, limit)
+            TrustRegion(basins, {0: potential}, limit)
 
 
 def test_guarded_sampling_stays_where_the_potential_is_known(engine, minimum, thermal):
     """Hotter than what was learned, chains leave the labels; those that are guarded do not."""
     potential, _ = fit_kernel(labelled(engine, thermal[:20]), minimum, KERNEL)
     limit = float(4 * potential.deviation(thermal).median())
-    settings = ReferenceSettings(
-        sampler="hmc",
-        chains=8,
-        frames=160,
-        block_frames=80,
-        sweeps_between_frames=2,
-        equilibration_sweeps=72,
-        leapfrog_steps=2,
-    )
-    cold, hot = ThermodynamicState(0.01), ThermodynamicState(0.1)
-    begun = next(sample_hamiltonian(potential, cold, settings, 1, start=minimum.expand(8, 6, 3).clone())).state
-    ends = []
-    for provider in (potential, Trusted(potential, limit)):
-        (block,) = sample_hamiltonian(provider, hot, settings, 1, start_chunk=1, resume_from=begun)
-        ends.append(potential.deviation(torch.from_numpy(block.positions)))
-    assert ends[0].max() > limit and ends[1].max() <= limit and block.acceptance["trajectory"][0] > 0.2
+    basins, ends = Basins(minimum[None], engine.system.species), []
+    for indicator in (basins.assign, TrustRegion(basins, {0: potential}, limit)):
+        kernel = HamiltonianMonteCarlo(IsomerTarget(potential, 10.0, indicator, [0]), 0.03, 3)
+        state, generator = kernel.init(minimum.expand(8, 6, 3)), torch.Generator().manual_seed(1)
+        state, total = kernel.step(state, generator)
+        for _ in range(59):
+            state, info = kernel.step(state, generator)
+            total += info
+        ends.append(potential.deviation(state.positions))
+    assert ends[0].max() > 2 * limit and ends[1].max() <= limit and total.acceptance > 0.2
 
 
 def test_the_budget_is_kept_to_the_label(engine, minimum, thermal):
@@ -258,6 +247,65 @@ def test_an_engine_that_fails_too_often_ends_the_run_and_keeps_the_labels(engine
     with pytest.raises(RunError, match=r"of 10 calls of .* failed, more than 30%; the first: no convergence"):
         rounds.label(rounds.request("C2v", thermal))
     assert rounds.asked == 10 and len(rounds.labels("C2v")) == 10 - rounds.failed > 0
+
+
+def test_labels_paid_for_elsewhere_are_learned_from_and_not_counted(engine, minimum, thermal):
+    rounds = learner(engine, minimum, budget=None)
+    rounds.add("C2v", labelled(engine, thermal[:12]))
+    assert rounds.remaining == float("inf") and rounds.asked == 0 and len(rounds.labels("C2v")) == 12
+    rounds.retrain()
+    assert rounds.label(rounds.request("C2v", thermal)).asked == 10, "of a later round, not a first batch"
+    assert len(rounds.labels("C2v")) == 22
+    spoken = Learner(engine, {"C2v": minimum}, LabelSettings(budget=25, first=12), KERNEL, reserved=20)
+    assert len(spoken.request("C2v", thermal)) == spoken.remaining == 5
+
+
+class Shifted(Wrapper):
+    """Another engine: the same energies with the sign of a cubic term of every distance."""
+
+    differentiable = False
+
+    def evaluate(self, positions, want=("energy",)):
+        x = positions.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            off = 0.3 * torch.cat([torch.pdist(one) for one in x]).reshape(len(x), -1).sub(1.2).sin().sum(1)
+            (slope,) = torch.autograd.grad(off.sum(), x)
+        found = self._provider.evaluate(positions, ("energy", "forces"))
+        assert found.forces is not None
+        return EnergyResult(found.energy + off.detach(), found.forces - slope, None, found.ok, found.reasons)
+
+
+def test_a_baseline_leaves_the_difference_to_be_learned(engine, minimum, thermal):
+    """From as many labels the sum is closer to the target than what learns all of it; without the baseline the
+    correction alone is far off."""
+    candidates, test = halves(thermal)
+    target, ledger = Shifted(engine), Ledger()
+    truth, errors = labelled(target, test), []
+    plain = Learner(target, {"C2v": minimum}, LabelSettings(budget=20), KERNEL)
+    above = Learner(
+        target, {"C2v": minimum}, LabelSettings(budget=20), KERNEL, baseline=Counted(engine, ledger, "baseline")
+    )
+    requests = plain.request("C2v", candidates)
+    for rounds in (plain, above):
+        rounds.label(requests)
+        rounds.retrain()
+        errors.append(learned_errors(rounds.energy("C2v"), truth).energy_rmse)
+    assert errors[1] < 0.5 * errors[0]
+    assert torch.equal(above.labels("C2v").energies, plain.labels("C2v").energies), "labels stay those of the target"
+    alone = learned_errors(above.potential("C2v"), truth)
+    assert alone.energy_rmse > 10 * errors[1]
+    assert ledger.total_calls(engine.name) == above.baseline_calls + len(test) == 20 + len(test)
+    told = above.label(requests_for(engine.system, "C2v", test[:0]))
+    assert told.errors == {}
+    again = Learner(target, {"C2v": minimum}, LabelSettings(budget=30), KERNEL, baseline=engine)
+    again.restore(*above.state(), {"C2v": above.potential("C2v")})
+    fresh = again.request("C2v", test)
+    expected = learned_errors(again.energy("C2v"), labelled(target, torch.stack([one.positions for one in fresh])))
+    found = again.label(fresh).errors["C2v"]
+    assert found.energy_rmse == pytest.approx(expected.energy_rmse, rel=1e-9)
+    with pytest.raises(InputError, match="another system"):
+        other = build_system(SystemSettings(card="lj_cluster", particles=7))
+        Learner(target, {"C2v": minimum}, baseline=TorchPairEnergy(other.system, other.potential))
 
 
 class Forceless(Wrapper):

@@ -1,18 +1,22 @@
 """Isomers with a learned potential: the correction finds the engine's answer, and without it the answer is wrong."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import particlegen
-from particlegen.energy import SystemSettings, TorchPairEnergy, build_system
+from particlegen.energy import LinearEnergy, SystemSettings, TorchPairEnergy, build_system, open_engine
 from particlegen.energy.provider import Wrapper
+from particlegen.io.checkpoint import load_checkpoint
 from particlegen.isomers import Basins
+from particlegen.learning import TrustRegion
 from particlegen.settings import InputError, RunError
 from particlegen.workflow.isomers.labels import Recorded
-from particlegen.workflow.isomers.surrogate import PiecewiseEnergy, TrustRegion
+from particlegen.workflow.isomers.surrogate import PiecewiseEnergy
 
 FAST = {"steps": 60, "batch": 128, "validation": 64, "validate_every": 20, "warm_up": 10, "learning_rate": 2e-3}
 LEARNED = {
@@ -115,7 +119,7 @@ def test_an_engine_that_fails_too_often_ends_the_run_and_keeps_what_converged():
         recorded.evaluate(x, ("energy", "forces"))
     good.check(0.3)
     assert len(good.labels["energies"]) == 14 and bool(good.labels["energies"].isfinite().all())
-    with pytest.raises(RunError, match=r"8 of 20 labels failed.*SCF did not converge.*resume"):
+    with pytest.raises(RunError, match=r"8 of 20 calls of .* failed.*SCF did not converge.*resume"):
         bad.check(0.3)
 
 
@@ -131,3 +135,80 @@ def test_each_isomer_has_its_own_potential_and_its_own_trust(run):
     assert TrustRegion(built.basins, potentials, 1.01 * largest)(x).tolist() == [0, 1]
     assert -1 in TrustRegion(built.basins, potentials, 0.99 * largest)(x).tolist()
     assert isinstance(built.basins, Basins)
+
+
+GOLD = """version: 1
+kind: ase
+calculator: emt
+elements: {Ag: Au}   # gold's parameters
+citations: ["Jacobsen, Stoltze, Nørskov, Surf. Sci. 366, 394 (1996)"]
+"""
+TINY = {**FAST, "steps": 20, "batch": 32, "validation": 16, "optimiser": "adam", "ema": 0.9}
+ABOVE_GOLD = {
+    "version": 1,
+    "kind": "isomers",
+    "seed": 5,
+    "system": {"card": "ag6_emt", "temperature": 100.0},
+    "energy": {"budget": 180, "chunk": 8},
+    "learned": {"first": 2, "rounds": 1, "per_round": 2, "baseline": "gold.yaml"},
+    "chains": {"count": 4, "leaps": 2, "local_steps": 2, "candidates": 2, "warm_up": 24},
+    "adaptation": {"rounds": 1, "sweeps": 8},
+    "flow": {"layers": 2, "hidden": [8], "training": TINY},
+    "production": {"samples": 64, "draws": 64, "discard": 1, "quenches": 1},
+    "correction": {"labels": 8, "chains": 1, "decisions": 1, "sweeps": 1},
+    "stop": {"r_hat": None, "acceptance": None, "sigmas": None},
+}
+
+
+@pytest.fixture(scope="module")
+def above_gold(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("baseline")
+    (folder / "gold.yaml").write_text(GOLD)
+    (folder / "workflow.yaml").write_text(yaml.safe_dump(ABOVE_GOLD))
+    return particlegen.run(folder / "workflow.yaml", out=folder / "run")
+
+
+def test_a_baseline_is_what_the_potentials_correct(above_gold):
+    """Sums stand for the engine; had the baseline not been taken off the labels, they would be 4 eV away."""
+    run, system = above_gold, above_gold.built.system
+    engine, gold = open_engine(system, "ase_emt"), open_engine(system, "gold.yaml", relative_to=run.relative_to)
+    adapted = load_checkpoint(run.folder.checkpoints, "adaptation")
+    corrected = load_checkpoint(run.folder.checkpoints, "correction")
+    for index, isomer in enumerate(run.built.isomers):
+        x, energies = (adapted.tensors[f"{isomer.name}.labels.{part}"] for part in ("positions", "energies"))
+        torch.testing.assert_close(engine.evaluate(x).energy, energies, rtol=0, atol=1e-9)
+        assert float((gold.evaluate(x).energy - energies).abs().min()) > 0.03
+        total = LinearEnergy((1.0, gold), (1.0, run.potentials()[index]))
+        assert float((total.evaluate(x).energy - energies).abs().max()) < 0.02
+        x, told = (corrected.tensors[f"{isomer.name}.{part}"] for part in ("labelled", "surrogate"))
+        torch.testing.assert_close(total.evaluate(x).energy, told, rtol=0, atol=1e-8)
+        assert run.results["isomers"][isomer.name]["surrogate_rmse"]["value"] < 0.02
+
+
+def test_calls_of_a_baseline_are_counted_under_a_name_of_its_own(above_gold):
+    calls = {name: entry["value"] for name, entry in above_gold.results["energy_calls"].items()}
+    assert set(calls) == {"ase_emt", "ase_emt (baseline)", "learned"}
+    assert calls["ase_emt"] == sum(above_gold.results["learned"]["labels"].values()) <= 180
+    trained = calls["ase_emt (baseline)"] - calls["learned"]
+    adapted = load_checkpoint(above_gold.folder.checkpoints, "adaptation")
+    assert trained == sum(len(adapted.tensors[f"{isomer.name}.labels.energies"]) for isomer in above_gold.built.isomers)
+    spent = {name: entry["value"] for name, entry in above_gold.results["spent"]["calls"].items()}
+    assert spent["ase_emt (baseline)"] == trained + spent["learned_kernel"] + spent["learned"]
+    assert spent["ase_emt (baseline)"] == calls["ase_emt (baseline)"]
+
+
+def test_a_baseline_that_changed_or_does_not_fit_is_refused(above_gold, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(above_gold.relative_to, folder)
+    manifest = folder / "run" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(str(above_gold.relative_to), str(folder)))
+    (folder / "run" / "report.html").unlink()
+    (folder / "gold.yaml").write_text(GOLD.replace("Au", "Cu"))
+    with pytest.raises(InputError, match=r"gold.yaml: changed"):
+        particlegen.resume(folder / "run")
+    (folder / "gold.yaml").unlink()
+    assert set(particlegen.open_run(folder / "run").potentials()) == {0, 1}, "what was learned needs no baseline"
+    for name, said in (("ase_emt", "is the engine itself"), ("no_such_card", "no_such_card")):
+        learned = ABOVE_GOLD["learned"] | {"baseline": name}
+        with pytest.raises(InputError, match=said):
+            particlegen.run(ABOVE_GOLD | {"learned": learned}, out=tmp_path / "run")

@@ -1,5 +1,6 @@
 """Rounds of active learning: ask the target, measure the error on what is new, train on it, hand the potential out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from particlegen.energy import (
     LearnedErrors,
     LearnedPotential,
     LearnedSettings,
+    LinearEnergy,
     UncertainPotential,
     fit_kernel,
     learned_errors,
@@ -29,11 +31,12 @@ from particlegen.learning.settings import LabelSettings
 from particlegen.settings import InputError, RunError
 from particlegen.streams import stream_seed
 
-__all__ = ["Learner", "LearningRound", "PotentialChoice"]
+__all__ = ["Learner", "LearningRound", "PotentialChoice", "check_failures"]
 
 PotentialChoice = Annotated[KernelSettings | LearnedSettings, Field(discriminator="kind")]
 """A section that says which kind of potential is learned."""
 _Potential = KernelPotential | LearnedPotential | Committee
+_PARTS = ("positions", "energies", "forces")
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,31 @@ class LearningRound:
     errors: dict[str, LearnedErrors]
 
 
+def check_failures(name: str, asked: int, failed: int, most: float, first: str) -> None:
+    """End the run where too large a share of an engine's calls failed.
+
+    Args:
+        name: of the engine.
+        asked: calls so far.
+        failed: those without an energy.
+        most: share that may fail.
+        first: reason of the first failure.
+
+    Raises:
+        RunError: more failed.
+    """
+    if failed > most * asked:
+        raise RunError(
+            f"{failed} of {asked} calls of {name} failed, more than {most:.0%}; the first: {first}; labels so far are "
+            "kept: mend the engine or its card, then resume"
+        )
+
+
 class Learner:
     """Labels of isomers and the potentials learned from them, one per isomer.
 
     A round is `request`, `label`, `retrain`. The same target, candidates, settings and seed give the same potentials.
+    With a baseline the potentials are trained on target minus baseline, and `energy` is the sum of both.
 
     Args:
         target: what the potentials stand for; usually `Cached(Counted(engine, ledger, stage), store)`.
@@ -63,9 +87,11 @@ class Learner:
         labels: how many, and how many may fail.
         learned: kind of potential and its training.
         seed: of the training of networks.
+        baseline: a cheap engine that the potentials are corrections to; none by default.
+        reserved: calls of the budget that are made elsewhere.
 
     Raises:
-        InputError: no isomers, or a reference of other particles.
+        InputError: no isomers, a reference of other particles, or a baseline of another system.
     """
 
     def __init__(
@@ -75,6 +101,8 @@ class Learner:
         labels: LabelSettings | None = None,
         learned: KernelSettings | LearnedSettings | None = None,
         seed: int = 0,
+        baseline: EnergyProvider | None = None,
+        reserved: int = 0,
     ):
         shape = (target.system.n_particles, target.system.dim)
         wrong = [name for name, reference in references.items() if tuple(reference.shape) != shape]
@@ -83,25 +111,31 @@ class Learner:
                 f"isomers to learn: {', '.join(wrong) or 'none given'}; expected structures of shape {shape} of system "
                 f"{target.system.name!r}"
             )
-        self.target, self.references = target, dict(references)
+        if baseline is not None and baseline.system != target.system:
+            raise InputError(f"baseline {baseline.name!r} is for another system than {target.name!r}; take one for it")
+        self.target, self.references, self.baseline = target, dict(references), baseline
         self.settings, self.learned = labels or LabelSettings(), learned or KernelSettings()
-        self.asked = self.failed = 0
+        self.asked = self.failed = self.baseline_calls = 0
+        self._reserved = reserved
         self._seed, self._first_failure = seed, ""
         self._labels: dict[str, LabelSet] = {}
+        # What the potentials are trained on: the labels, less the baseline.
+        self._lessons: dict[str, LabelSet] = {}
         self._potentials: dict[str, _Potential] = {}
         self._descriptor = sorted_inverse_distances(target.system)
 
     @property
-    def remaining(self) -> int:
-        """Calls of the target that the budget still allows."""
-        return self.settings.budget - self.asked
+    def remaining(self) -> int | float:
+        """Calls of the target that the budget still allows; infinite without one."""
+        budget = self.settings.budget
+        return math.inf if budget is None else max(0, budget - self._reserved - self.asked)
 
     def labels(self, isomer: str) -> LabelSet | None:
         """What an isomer's potential is learned from, in the order of arrival; None before its first label."""
         return self._labels.get(self._known(isomer))
 
     def potential(self, isomer: str) -> _Potential:
-        """The frozen potential of an isomer, as it was last trained.
+        """The frozen potential of an isomer, as it was last trained; with a baseline the correction to it alone.
 
         Raises:
             RunError: it was not trained yet.
@@ -109,6 +143,22 @@ class Learner:
         if self._known(isomer) not in self._potentials:
             raise RunError(f"isomer {isomer!r} has no potential yet; label some configurations and retrain")
         return self._potentials[isomer]
+
+    def energy(self, isomer: str) -> EnergyProvider:
+        """What stands for the target about an isomer: its potential, added to the baseline where there is one.
+
+        Raises:
+            RunError: as `potential`.
+        """
+        potential = self.potential(isomer)
+        return potential if self.baseline is None else LinearEnergy((1.0, self.baseline), (1.0, potential))
+
+    def add(self, isomer: str, labels: LabelSet) -> None:
+        """Learn from labels of the target that were paid for elsewhere; they count neither as asked nor as failed."""
+        self._labels[self._known(isomer)] = _joined(self._labels.get(isomer), labels)
+        lessons = self._apart(labels)
+        if lessons is not None:
+            self._lessons[isomer] = _joined(self._lessons.get(isomer), lessons)
 
     def request(
         self, isomer: str, candidates: Positions, weights: Float[Tensor, " batch"] | None = None
@@ -123,7 +173,7 @@ class Learner:
             weights: of each in the ensemble of interest; default equal.
         """
         held = self.labels(isomer)
-        count = min(self.remaining, self.settings.first if held is None else self.settings.per_round)
+        count = int(min(self.remaining, self.settings.first if held is None else self.settings.per_round))
         potential = self._potentials.get(isomer)
         uncertainty = torch.ones(len(candidates), dtype=torch.float64)
         if isinstance(potential, UncertainPotential):
@@ -136,7 +186,8 @@ class Learner:
     def label(self, requests: Sequence[LabelRequest]) -> LearningRound:
         """Ask the target for energies and forces, in the order of the ids; what fails is counted and kept out.
 
-        The errors told are those of the potentials as they are, which have not seen these labels.
+        The errors told are those of the potentials as they are, which have not seen these labels. With a baseline
+        their spreads are those of target minus baseline.
 
         Raises:
             ValueError: more requests than the budget still allows, or of an unknown isomer.
@@ -163,28 +214,30 @@ class Learner:
             mine = good & torch.tensor([request.isomer == isomer for request in requests])
             if mine.any():
                 fresh = LabelSet(self.target.system, x[mine], energy[mine], forces[mine])
-                if isomer in self._potentials:
-                    errors[isomer] = learned_errors(self._potentials[isomer], fresh)
+                lessons = self._apart(fresh)
+                if lessons is not None:
+                    if isomer in self._potentials:
+                        errors[isomer] = learned_errors(self._potentials[isomer], lessons)
+                    self._lessons[isomer] = _joined(self._lessons.get(isomer), lessons)
                 self._labels[isomer] = _joined(self._labels.get(isomer), fresh)
-        if self.failed > self.settings.most_failures * self.asked:
-            raise RunError(
-                f"{self.failed} of {self.asked} calls of {self.target.name} failed, more than "
-                f"{self.settings.most_failures:.0%}; the first: {self._first_failure}; labels so far are kept"
-            )
+        check_failures(self.target.name, self.asked, self.failed, self.settings.most_failures, self._first_failure)
         return LearningRound(len(requests), failed, errors)
 
     def retrain(self) -> dict[str, LearnedErrors | None]:
-        """Train the potential of every isomer on all its labels, going on from what it was.
+        """Train the potential of every isomer on all its labels, less the baseline, going on from what it was.
 
         Returns:
             The errors that training itself tells, see `fit_kernel` and `train_potential`.
 
         Raises:
             InputError: an isomer has too few labels.
-            RunError: training failed.
+            RunError: training failed, or the baseline has no energy for any label.
         """
         told = {}
-        for number, (isomer, labels) in enumerate(sorted(self._labels.items())):
+        without = sorted(set(self._labels) - set(self._lessons))
+        if without and self.baseline is not None:
+            raise RunError(f"{self.baseline.name} fails on every label of {', '.join(without)}; take another baseline")
+        for number, (isomer, labels) in enumerate(sorted(self._lessons.items())):
             start = self._potentials.get(isomer)
             if isinstance(self.learned, KernelSettings):
                 before = start if isinstance(start, KernelPotential) else None
@@ -198,30 +251,41 @@ class Learner:
         return told
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All but the potentials, which have their cards: named tensors, and JSON-serialisable numbers."""
-        tensors = {}
-        for number, isomer in enumerate(self._labels):
-            held = self._labels[isomer]
-            tensors |= {
-                f"{number}.positions": held.positions,
-                f"{number}.energies": held.energies,
-                f"{number}.forces": held.forces,
-            }
+        """All but the potentials: tensors `ISOMER.labels.{positions,energies,forces}`, JSON-serialisable numbers."""
+        tensors = {
+            f"{isomer}.labels.{part}": getattr(held, part) for isomer, held in self._labels.items() for part in _PARTS
+        }
         counts = {"asked": self.asked, "failed": self.failed, "first_failure": self._first_failure}
         return tensors, {**counts, "isomers": list(self._labels)}
 
     def restore(
         self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], potentials: Mapping[str, _Potential]
     ) -> None:
-        """Go on from what `state` returned, with the potentials as they were."""
+        """Go on from what `state` returned, with the potentials as they were; other tensors do not matter."""
         self.asked, self.failed = metadata["asked"], metadata["failed"]
         self._first_failure = metadata["first_failure"]
-        parts = ("positions", "energies", "forces")
-        self._labels = {
-            self._known(isomer): LabelSet(self.target.system, *(tensors[f"{number}.{part}"] for part in parts))
-            for number, isomer in enumerate(metadata["isomers"])
-        }
+        self._labels, self._lessons = {}, {}
+        for isomer in metadata["isomers"]:
+            self.add(isomer, LabelSet(self.target.system, *(tensors[f"{isomer}.labels.{part}"] for part in _PARTS)))
         self._potentials = {self._known(isomer): potential for isomer, potential in potentials.items()}
+
+    def _apart(self, labels: LabelSet) -> LabelSet | None:
+        """Labels less the baseline, without those where it fails; None where it fails on all.
+
+        Where the baseline fails, so does the sum, and no sampler goes there.
+        """
+        if self.baseline is None:
+            return labels
+        found = self.baseline.evaluate(labels.positions.to(self.baseline.device), ("energy", "forces"))
+        self.baseline_calls += len(labels)
+        if found.forces is None:
+            raise RunError(f"{self.baseline.name} gives no forces; a baseline needs them")
+        energy, forces = (part.detach().to("cpu", torch.float64) for part in (found.energy, found.forces))
+        good = found.ok.cpu() & energy.isfinite() & forces.isfinite().all(2).all(1)
+        if not good.any():
+            return None
+        x = labels.positions[good]
+        return LabelSet(labels.system, x, (labels.energies - energy)[good], (labels.forces - forces)[good])
 
     def _known(self, isomer: str) -> str:
         if isomer not in self.references:
@@ -233,5 +297,5 @@ def _joined(held: LabelSet | None, fresh: LabelSet) -> LabelSet:
     """Labels that were there, then new ones."""
     if held is None:
         return fresh
-    parts = (torch.cat([getattr(held, part), getattr(fresh, part)]) for part in ("positions", "energies", "forces"))
+    parts = (torch.cat([getattr(held, part), getattr(fresh, part)]) for part in _PARTS)
     return LabelSet(held.system, *parts)

@@ -15,7 +15,8 @@ from particlegen.sampling.local import HamiltonianMonteCarlo, tuned
 from particlegen.sampling.target import IsomerTarget
 from particlegen.units import energy_unit
 from particlegen.workflow.isomers.job import ADAPTATION, IsomerJob, weighed
-from particlegen.workflow.isomers.learning import first_potential, known_potential, learn
+from particlegen.workflow.isomers.learning import begun, kept_in, kernel_of, learn, resumed
+from particlegen.workflow.isomers.surrogate import restored
 
 __all__ = ["run_adaptation"]
 
@@ -81,13 +82,12 @@ def _round(
     settings, name = job.workflow.adaptation, job.built.isomers[index].name
     stream = job.stream(ADAPTATION, index, number)
     tensors, note = dict(tensors), dict(note or {"calls": 0, "labels": 0, "rounds": [], "history": []})
-    potentials = None
-    if job.workflow.learned is not None:
-        potentials = {
-            index: first_potential(job, index, tensors, note)
-            if number == 0
-            else known_potential(job, index, tensors, note)
-        }
+    learned, learner, potentials = job.workflow.learned, None, None
+    if learned is not None and number < learned.rounds:
+        learner = begun(job, index, note) if number == 0 else resumed(job, index, tensors, note)
+        potentials = {index: kernel_of(learner, name)}
+    elif learned is not None:
+        potentials = {index: restored(job.built.system, name, tensors, note["model"])}
     target = job.target(ADAPTATION, index, potentials=potentials)
     if number == 0:
         positions, step = _warmed_up(job, target, index, stream)
@@ -112,8 +112,9 @@ def _round(
     total = sum(infos[1:], infos[0])
     parts = {key: part.acceptance for key, part in total.parts.items()}
     note |= {"step": step, "local": parts.get("hmc", parts.get("mala")), "global": parts.get("isir")}
-    if potentials is not None:
-        learn(job, number, index, fresh, potentials[index], tensors, note)
+    if learner is not None:
+        learn(job, number, index, learner, fresh, note)
+        tensors = kept_in(learner, name, tensors, note)
     kept = torch.cat([kept, fresh])[-settings.kept :]
     if number == 0:
         flow.fit_base(kept)

@@ -32,7 +32,9 @@ def run_correction(job: IsomerJob) -> None:
     if done == units:
         return
     tensors: dict[str, Tensor] = dict(saved.tensors) if saved else {}
-    notes: dict[str, Any] = dict(saved.metadata) if saved else {isomer.name: {"labels": 0} for isomer in isomers}
+    notes: dict[str, Any] = (
+        dict(saved.metadata) if saved else {isomer.name: {"labels": 0, "calls": 0} for isomer in isomers}
+    )
     job.emit(Event("started", CORRECTION, f"{settings.labels} labels and {settings.chains} chains of each isomer"))
     for unit in range(done, units):
         index, part = divmod(unit, per_isomer)
@@ -78,9 +80,9 @@ def _reweighting(job: IsomerJob, index: int, tensors: dict[str, Tensor], note: d
     ok = found.ok.cpu()
     tensors[f"{name}.labelled"] = x[ok]
     tensors[f"{name}.exact"] = found.energy.detach().cpu()[ok]
-    tensors[f"{name}.surrogate"] = job.potentials[index].evaluate(x).energy.detach().cpu()[ok]
+    tensors[f"{name}.surrogate"] = job.sampled(index, CORRECTION).evaluate(x).energy.detach().cpu()[ok]
     tensors[f"{name}.deviation"] = job.potentials[index].deviation(x).detach().cpu()[ok]
-    note |= {"labels": note["labels"] + recorded.asked, "failed": recorded.failed}
+    note |= {"labels": note["labels"] + recorded.asked, "failed": recorded.failed, "calls": note["calls"] + len(x)}
     scatter = job.orientation_scatter(x[len(x) // 2][None])
     if scatter is not None:
         note |= {"scatter": scatter, "labels": note["labels"] + ORIENTATIONS}
@@ -111,3 +113,4 @@ def _decision(job: IsomerJob, index: int, number: int, tensors: dict[str, Tensor
     counts = note.get("delayed", {"proposed": 0, "accepted": 0, "failed": 0})
     note["delayed"] = {key: counts[key] + int(getattr(info, key).sum()) for key in counts}
     note["labels"] += recorded.asked
+    note["calls"] += surrogate.engine.calls

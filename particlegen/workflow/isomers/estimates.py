@@ -238,7 +238,7 @@ def _calls(job: IsomerJob) -> dict[str, Any]:
     for stage in (MIXTURE, AUDIT):
         saved = job.load(stage)
         sampled += float(saved.metadata["calls"]) if saved else 0.0
-    for stage in (ADAPTATION, PRODUCTION):
+    for stage in (ADAPTATION, PRODUCTION, CORRECTION):
         saved = job.load(stage)
         sampled += sum(float(note["calls"]) for note in saved.metadata.values()) if saved else 0.0
     minima = job.load(MINIMA)
@@ -248,7 +248,11 @@ def _calls(job: IsomerJob) -> dict[str, Any]:
     for stage in (ADAPTATION, CORRECTION):
         saved = job.load(stage)
         labels += sum(float(note["labels"]) for note in saved.metadata.values()) if saved else 0.0
-    return as_dicts({job.provider.name: count(labels, "calls"), "learned": count(sampled, "calls")})
+    found = {job.provider.name: labels, "learned": sampled}
+    if job.baseline is not None:
+        # Once with every call of the learned potential, and once for each label in every round that learns.
+        found[job.baseline.name] = sampled + sum(note["baseline_calls"] for note in job.adapted.metadata.values())
+    return as_dicts({name: count(calls, "calls") for name, calls in found.items()})
 
 
 def _finite(entry: dict[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from particlegen.energy import Distributed, EnergyProvider, LabelStore, PySCFEnergy, TorchPairEnergy
+from particlegen.energy import (
+    Distributed,
+    EnergyProvider,
+    LabelStore,
+    LinearEnergy,
+    PySCFEnergy,
+    Recipe,
+    TorchPairEnergy,
+)
 from particlegen.energy.distributed import made
 from particlegen.energy.kernel_potential import KernelPotential
 from particlegen.flow import FlowSamples
 from particlegen.flow.coupling import IsomerFlow
 from particlegen.io.checkpoint import Checkpoint
 from particlegen.isomers import BuiltCluster, EckartFrame, HarmonicIsomer
+from particlegen.learning import TrustRegion
 from particlegen.sampling.composite import Cycle
 from particlegen.sampling.independence import ISIR, LabelledFlows
 from particlegen.sampling.local import HamiltonianMonteCarlo
@@ -24,7 +33,7 @@ from particlegen.streams import stream_seed
 from particlegen.workflow.engines import engine_recipe
 from particlegen.workflow.isomers.labels import under
 from particlegen.workflow.isomers.schema import IsomerWorkflow
-from particlegen.workflow.isomers.surrogate import PiecewiseEnergy, TrustRegion, frozen_potentials
+from particlegen.workflow.isomers.surrogate import Baseline, PiecewiseEnergy, frozen_potentials
 from particlegen.workflow.job import Job
 
 __all__ = [
@@ -74,16 +83,23 @@ class IsomerJob(Job):
 
     def __post_init__(self) -> None:
         name, folder = engine_card(self.workflow, self.built, self.relative_to)
-        recipe, chunk = engine_recipe(self.built.system, name, None, folder), self.workflow.energy.chunk
-        engine = made(recipe)
-        # Torch is fastest in one batch; other engines go in tasks.
-        self.provider = (
-            engine
-            if isinstance(engine, TorchPairEnergy)
-            else Distributed(recipe, self.executor, chunk, self.limits, events=self.listener)
-        )
-        keep = self.workflow.energy.keep_labels or self.workflow.learned is not None
+        recipe, learned = engine_recipe(self.built.system, name, None, folder), self.workflow.learned
+        self.provider = self._opened(recipe, self.workflow.energy.chunk)
+        keep = self.workflow.energy.keep_labels or learned is not None
         self.labels = LabelStore(self.folder.labels_file) if keep else None
+        self.baseline = None
+        if learned is not None and learned.baseline is not None:
+            recipe = engine_recipe(self.built.system, learned.baseline, None, self.relative_to)
+            # It answers whole batches of chains: one task for each worker.
+            chunk = math.ceil(self.workflow.chains.count / self.slots)
+            self.baseline = Baseline(self._opened(recipe, chunk), self.provider)
+
+    def _opened(self, recipe: Recipe, chunk: int) -> EnergyProvider:
+        """Torch is fastest in one batch; other engines go in tasks."""
+        engine = made(recipe)
+        if isinstance(engine, TorchPairEnergy):
+            return engine
+        return Distributed(recipe, self.executor, chunk, self.limits, events=self.listener)
 
     def orientation_scatter(self, positions: Tensor) -> float | None:
         """Standard deviation of the engine's energy over orientations of a configuration; None where it has no grid."""
@@ -92,11 +108,6 @@ class IsomerJob(Job):
         if not isinstance(engine, PySCFEnergy):
             return None
         return float(engine.orientation_scatter(positions, ORIENTATIONS, self.seed("orientation")).std(1).mean())
-
-    def labels_left(self, used: float) -> float:
-        """Answers of the engine that the budget still allows, when this many were asked for."""
-        budget = self.workflow.energy.budget
-        return math.inf if budget is None else max(0.0, budget - used)
 
     def seed(self, stage: str, *keys: int) -> int:
         return stream_seed(self.workflow.seed, stage, *keys)
@@ -132,17 +143,24 @@ class IsomerJob(Job):
         known = self.potentials if potentials is None else potentials
         single = known[isomers[0]] if len(isomers) == 1 else PiecewiseEnergy([known[k] for k in sorted(known)], basins)
         trusted = TrustRegion(basins, {k: known[k] for k in isomers}, learned.trust / beta)
-        return IsomerTarget(self.counted(single, stage), beta, trusted, isomers)
+        return IsomerTarget(self._summed(single, stage), beta, trusted, isomers)
 
     def sampled(self, isomer: int, stage: str) -> EnergyProvider:
-        """What the chains of an isomer run on in production: the engine, or its learned potential."""
+        """What the chains of an isomer run on in production: the engine, or baseline and learned potential."""
         if self.workflow.learned is None:
             return self.energies(stage)
-        return self.counted(self.potentials[isomer], stage)
+        return self._summed(self.potentials[isomer], stage)
+
+    def _summed(self, learned: EnergyProvider, stage: str) -> EnergyProvider:
+        """What was learned, on top of the baseline where there is one; each counted under its own name."""
+        counted = self.counted(learned, stage)
+        if self.baseline is None:
+            return counted
+        return LinearEnergy((1.0, self.counted(self.baseline, stage)), (1.0, counted))
 
     @cached_property
     def potentials(self) -> dict[int, KernelPotential]:
-        """The learned potentials, frozen."""
+        """The learned potentials, frozen; corrections, where there is a baseline."""
         return frozen_potentials(self.built, self.adapted)
 
     def flow(self, isomer: int, tensors: Mapping[str, Tensor] | None = None) -> IsomerFlow:

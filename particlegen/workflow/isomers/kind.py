@@ -51,17 +51,23 @@ class _Isomers:
         if "forces" not in getattr(engine, "quantities", ("forces",)):
             raise InputError(f"key 'energy.engine': {name!r} gives no forces, which local moves need")
         _check_budget(workflow, built)
+        _check_baseline(workflow, built, name, relative_to)
         return built
 
     def provenance(self, workflow: IsomerWorkflow, built: BuiltCluster, relative_to: Path) -> Provenance:
         name, folder = engine_card(workflow, built, relative_to)
         card = catalogue.load("potentials", name, folder)
-        texts = [PACKAGE, *built.citations, *map(str, card.data.get("citations", ()))]
+        cards, digests = [built.card, card], {name: engine_digest(name, folder)}
+        if workflow.learned is not None and workflow.learned.baseline is not None:
+            below = workflow.learned.baseline
+            cards.append(catalogue.load("potentials", below, relative_to))
+            digests[below] = engine_digest(below, relative_to)
+        texts = [PACKAGE, *built.citations, *(str(text) for one in cards[1:] for text in one.data.get("citations", ()))]
         keys = ("adaptive flow", "eckart", "coupling", "isir", "hmc", "bar", "r_hat", "pareto_k")
         return Provenance(
             _system_hash(built),
-            (built.card, card),
-            {name: engine_digest(name, folder)},
+            tuple(cards),
+            digests,
             one_of_each_work([*texts, *(METHODS[key] for key in keys)]),
         )
 
@@ -125,6 +131,18 @@ def _check_budget(workflow: IsomerWorkflow, built: BuiltCluster) -> None:
             f"{learned.first} first labels, {learned.per_round} of a round, and the correction; raise it, or lower "
             "learned.first, learned.per_round, correction.labels, correction.decisions"
         )
+
+
+def _check_baseline(workflow: IsomerWorkflow, built: BuiltCluster, engine: str, relative_to: Path) -> None:
+    """A baseline has to open, to give forces, and to be another engine than the one that is learned."""
+    if workflow.learned is None or workflow.learned.baseline is None:
+        return
+    name, key = workflow.learned.baseline, "key 'learned.baseline'"
+    if name == engine:
+        raise InputError(f"{key}: {name!r} is the engine itself; name a cheaper one, or leave it out")
+    baseline = made(engine_recipe(built.system, name, None, relative_to))
+    if "forces" not in getattr(baseline, "quantities", ("forces",)):
+        raise InputError(f"{key}: {name!r} gives no forces, which learning and local moves need")
 
 
 def _system_hash(built: BuiltCluster) -> str:

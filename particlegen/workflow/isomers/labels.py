@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from particlegen.energy import EnergyProvider, EnergyResult, LabelSet
+from particlegen.energy import EnergyProvider, EnergyResult
 from particlegen.energy.provider import Wrapper
 from particlegen.geometry import Positions
-from particlegen.settings import RunError
-from particlegen.system import ParticleSystem
+from particlegen.learning import check_failures
 
-__all__ = ["Recorded", "joined", "label_set", "label_tensors", "taken", "under"]
+__all__ = ["Recorded", "label_tensors", "taken", "under"]
 
 _FIELDS = ("positions", "energies", "forces")
 
@@ -54,12 +53,7 @@ class Recorded(Wrapper):
 
     def check(self, largest_failures: float) -> None:
         """End the run where too large a share of the calls failed; labels that were paid for are in the store."""
-        if self.failed > largest_failures * self.asked:
-            raise RunError(
-                f"{self.name}: {self.failed} of {self.asked} labels failed, more than the share {largest_failures:g} "
-                f"that is allowed; the first: {self.first_failure}. Mend the engine or its card, then resume: the "
-                "labels that converged are kept"
-            )
+        check_failures(self.name, self.asked, self.failed, largest_failures, self.first_failure)
 
 
 def label_tensors(name: str, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,11 +69,3 @@ def taken(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a checkpoint whose names begin with `prefix`, by the rest of their names."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def joined(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {field: torch.cat([old[field], new[field]]) for field in _FIELDS}
-
-
-def label_set(system: ParticleSystem, labels: Mapping[str, Tensor]) -> LabelSet:
-    return LabelSet(system, **labels)

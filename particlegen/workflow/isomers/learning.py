@@ -1,21 +1,22 @@
 """The learned potential of an isomer in a round: labels asked for, its error told, refitted."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from particlegen.energy import LabelSet
 from particlegen.energy.kernel_potential import KernelPotential
-from particlegen.energy.kernel_training import fit_kernel
 from particlegen.events import Event
-from particlegen.learning.selection import select, sorted_inverse_distances
+from particlegen.learning import LabelSettings, Learner, requests_for
 from particlegen.settings import InputError
 from particlegen.workflow.isomers.job import ADAPTATION, MINIMA, ORIENTATIONS, IsomerJob
-from particlegen.workflow.isomers.labels import Recorded, joined, label_set, label_tensors, taken
+from particlegen.workflow.isomers.labels import taken
 from particlegen.workflow.isomers.schema import IsomerWorkflow, LearnedEnergy
 from particlegen.workflow.isomers.surrogate import model_of, potential_tensors, restored
 
-__all__ = ["first_potential", "known_potential", "labels_reserved", "learn"]
+__all__ = ["begun", "kept_in", "kernel_of", "labels_reserved", "learn", "resumed"]
 
 
 _TRIES = 100
@@ -29,18 +30,70 @@ def labels_reserved(workflow: IsomerWorkflow, isomers: int) -> int:
     return isomers * (wanted.labels + ORIENTATIONS + delayed)
 
 
-def first_potential(job: IsomerJob, index: int, tensors: dict[str, Tensor], note: dict[str, Any]) -> KernelPotential:
-    """The potential of what optimisation and Hessian asked for and of harmonic states; put into tensors and note."""
-    name, saved, learned = job.built.isomers[index].name, job.load(MINIMA), _settings(job)
+def begun(job: IsomerJob, index: int, note: dict[str, Any]) -> Learner:
+    """The learner of an isomer, trained on what optimisation and Hessian asked for and on harmonic states.
+
+    Raises:
+        RunError: too many labels failed.
+    """
+    name, saved = job.built.isomers[index].name, job.load(MINIMA)
     if saved is None:
         raise RuntimeError("the stage 'minima' has to run first")
-    known = taken(name, saved.tensors)
-    recorded = Recorded(job.energies(ADAPTATION))
-    recorded.evaluate(_harmonic_states(job, index, learned.first), ("energy", "forces"))
-    note["labels"] += recorded.asked
-    recorded.check(learned.largest_failures)
-    tensors |= label_tensors(name, joined(known, recorded.labels))
-    return _refit(job, index, tensors, note)
+    learner = _learner(job, index)
+    count = int(min(_settings(job).first, learner.remaining))
+    states = _harmonic_states(job, index, count)
+    learner.add(name, LabelSet(job.built.system, **taken(name, saved.tensors)))
+    learner.label(requests_for(job.built.system, name, states))
+    _retrain(learner, name, note)
+    return learner
+
+
+def resumed(job: IsomerJob, index: int, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> Learner:
+    """The learner of an isomer as the last round left it."""
+    name, learner = job.built.isomers[index].name, _learner(job, index)
+    learner.restore(tensors, note["learner"], {name: restored(job.built.system, name, tensors, note["model"])})
+    return learner
+
+
+def kept_in(learner: Learner, name: str, tensors: Mapping[str, Tensor], note: dict[str, Any]) -> dict[str, Tensor]:
+    """A checkpoint's tensors with the learner's labels and potential in the place of older ones; noted."""
+    labels, numbers = learner.state()
+    potential = kernel_of(learner, name)
+    others = {key: value for key, value in tensors.items() if not key.startswith(f"{name}.potential.")}
+    calls = note.get("baseline_calls", 0) + learner.baseline_calls
+    note |= {"labels": learner.asked, "learner": numbers, "model": model_of(potential), "baseline_calls": calls}
+    return others | labels | potential_tensors(name, potential)
+
+
+def kernel_of(learner: Learner, name: str) -> KernelPotential:
+    """The present potential of an isomer; with a baseline the correction to it."""
+    potential = learner.potential(name)
+    if not isinstance(potential, KernelPotential):
+        raise RuntimeError(f"isomers are learned by kernel potentials, found a {type(potential).__name__}")
+    return potential
+
+
+def _learner(job: IsomerJob, index: int) -> Learner:
+    """The learner of an isomer before its first label; the budget holds what the others take."""
+    learned, name = _settings(job), job.built.isomers[index].name
+    minima, others = job.load(MINIMA), job.load(ADAPTATION)
+    notes = dict(others.metadata) if others else {}
+    spoken = labels_reserved(job.workflow, len(job.built.isomers)) + int(minima.metadata["calls"] if minima else 0)
+    spoken += sum(int(other["labels"]) for key, other in notes.items() if key != name)
+    labels = LabelSettings(
+        budget=job.workflow.energy.budget,
+        first=learned.first,
+        per_round=learned.per_round,
+        most_failures=learned.largest_failures,
+    )
+    return Learner(
+        job.energies(ADAPTATION),
+        {name: job.minima[index].frame.reference},
+        labels,
+        learned.potential,
+        baseline=None if job.baseline is None else job.counted(job.baseline, ADAPTATION),
+        reserved=spoken,
+    )
 
 
 def _harmonic_states(job: IsomerJob, index: int, count: int) -> Tensor:
@@ -58,11 +111,6 @@ def _harmonic_states(job: IsomerJob, index: int, count: int) -> Tensor:
     )
 
 
-def known_potential(job: IsomerJob, index: int, tensors: dict[str, Tensor], note: dict[str, Any]) -> KernelPotential:
-    """The potential that the last round left."""
-    return restored(job.built.system, job.built.isomers[index].name, tensors, note["model"])
-
-
 def _settings(job: IsomerJob) -> LearnedEnergy:
     learned = job.workflow.learned
     if learned is None:
@@ -70,61 +118,30 @@ def _settings(job: IsomerJob) -> LearnedEnergy:
     return learned
 
 
-def _refit(job: IsomerJob, index: int, tensors: dict[str, Tensor], note: dict[str, Any]) -> KernelPotential:
-    name, frame = job.built.isomers[index].name, job.minima[index].frame
-    labels = label_set(job.built.system, taken(name, tensors))
-    potential, left_out = fit_kernel(labels, frame.reference, _settings(job).potential)
-    for key in [key for key in tensors if key.startswith(f"{name}.potential.")]:
-        del tensors[key]
-    tensors |= potential_tensors(name, potential)
-    note |= {"model": model_of(potential), "left_out_rmse": left_out.energy_rmse}
-    return potential
+def learn(job: IsomerJob, number: int, index: int, learner: Learner, states: Tensor, note: dict[str, Any]) -> None:
+    """Ask for labels of a round's states, tell the potential's error on them, and retrain it on all labels.
 
-
-def learn(
-    job: IsomerJob,
-    number: int,
-    index: int,
-    states: Tensor,
-    potential: KernelPotential,
-    tensors: dict[str, Tensor],
-    note: dict[str, Any],
-) -> None:
-    """Ask for labels of a round's states, tell the potential's error on them, and refit it on all labels.
-
-    Nothing happens when the rounds of learning are over or the budget is.
+    Nothing happens when the budget is over.
 
     Raises:
         RunError: too many labels failed.
     """
-    learned, name = _settings(job), job.built.isomers[index].name
-    minima = job.load(MINIMA)
-    used = float(minima.metadata["calls"]) if minima else 0.0
-    others = job.load(ADAPTATION)
-    notes = dict(others.metadata) if others else {}
-    used += sum(int(other["labels"]) for key, other in notes.items() if key != name) + note["labels"]
-    count = int(min(learned.per_round, job.labels_left(used + labels_reserved(job.workflow, len(job.built.isomers)))))
-    if number >= learned.rounds or count < 1:
-        if number < learned.rounds:
-            job.emit(Event("warning", ADAPTATION, f"{name}: the label budget ended the learning in round {number + 1}"))
-            note["budget_ended"] = True
+    name = job.built.isomers[index].name
+    if learner.remaining < 1:
+        job.emit(Event("warning", ADAPTATION, f"{name}: the label budget ended the learning in round {number + 1}"))
+        note["budget_ended"] = True
+    requests = learner.request(name, states)
+    if not requests:
         return
-    held = taken(name, tensors)
-    descriptor = sorted_inverse_distances(job.built.system)
-    uncertainty = potential.deviation(states).cpu()
-    chosen = states[select(states, uncertainty, torch.ones_like(uncertainty), count, descriptor, held["positions"])]
-    recorded = Recorded(job.energies(ADAPTATION))
-    predicted = potential.evaluate(chosen).energy.detach()
-    found = recorded.evaluate(chosen, ("energy", "forces"))
-    note["labels"] += recorded.asked
-    recorded.check(learned.largest_failures)
-    gap = (found.energy.cpu() - predicted)[found.ok.cpu()]
-    report = {
-        "labels": note["labels"],
-        "energy_rmse": float(gap.square().mean().sqrt()),
-        "energy_bias": float(gap.mean()),
-        "deviation": float(potential.deviation(chosen).mean()),
-    }
-    tensors |= label_tensors(name, joined(held, recorded.labels))
-    _refit(job, index, tensors, note)
-    note["rounds"] = [*note["rounds"], report]
+    told = learner.label(requests).errors.get(name)
+    if told is not None:
+        x = torch.stack([request.positions for request in requests])
+        deviation = float(kernel_of(learner, name).deviation(x).mean())
+        report = {"labels": learner.asked, "energy_rmse": told.energy_rmse, "deviation": deviation}
+        note["rounds"] = [*note["rounds"], report]
+    _retrain(learner, name, note)
+
+
+def _retrain(learner: Learner, name: str, note: dict[str, Any]) -> None:
+    told = learner.retrain()[name]
+    note["left_out_rmse"] = None if told is None else told.energy_rmse

@@ -73,6 +73,8 @@ class LearnedEnergy(Section):
         per_round: labels of each isomer in a round.
         trust: chains may not go where the predicted standard deviation of the energy is above this many kT.
         largest_failures: share of engine calls that may fail before the run ends.
+        baseline: an engine card of `potentials/`, or the path of your own, of a cheap engine that the potentials are
+            corrections to: they learn engine minus baseline, and chains run on the sum; null for none.
     """
 
     potential: KernelSettings = KernelSettings()
@@ -81,6 +83,7 @@ class LearnedEnergy(Section):
     per_round: int = Field(default=10, ge=1, le=10_000)
     trust: float = Field(default=1.0, gt=0.0)
     largest_failures: float = Field(default=0.3, gt=0.0, le=1.0)
+    baseline: str | None = Field(default=None, min_length=1)
 
 
 class CorrectionSettings(Section):

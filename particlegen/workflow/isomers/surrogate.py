@@ -4,45 +4,40 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from particlegen.energy import EnergyProvider, EnergyResult
 from particlegen.energy.kernel_potential import KernelModel, KernelPotential, KernelWeights
-from particlegen.energy.provider import check_request
+from particlegen.energy.provider import Wrapper, check_request
 from particlegen.geometry import Positions
 from particlegen.io.checkpoint import Checkpoint
 from particlegen.isomers import Basins, BuiltCluster
 from particlegen.system import ParticleSystem
 from particlegen.workflow.isomers.labels import under
 
-__all__ = ["PiecewiseEnergy", "TrustRegion", "frozen_potentials", "model_of", "potential_tensors", "restored"]
+__all__ = ["Baseline", "PiecewiseEnergy", "frozen_potentials", "model_of", "potential_tensors", "restored"]
 
 
-class TrustRegion:
-    """The basins, less what a learned potential knows too little of: an indicator for `IsomerTarget`.
-
-    Far from its labels a potential says anything, false minima among it. What is cut off is part of the law that is
-    sampled, by the learned potential and by the engine alike; that it holds next to no weight is told by the deviations
-    of the states in production (`surrogate_deviation` of the results), far below the limit.
+class Baseline(Wrapper):
+    """The engine that learned potentials are corrections to; told apart from a target of the same name.
 
     Args:
-        basins: isomers by geometry.
-        potentials: by index of the isomer.
-        limit: largest predicted standard deviation of the energy.
+        provider: the cheap engine.
+        target: the costly one.
     """
 
-    def __init__(self, basins: Basins, potentials: Mapping[int, KernelPotential], limit: float):
-        self._basins, self._potentials, self._limit = basins, dict(potentials), limit
+    differentiable = False
 
-    def __call__(self, x: Positions) -> Int64[Tensor, " batch"]:
-        labels = self._basins.assign(x)
-        for index, potential in self._potentials.items():
-            rows = (labels == index).nonzero()[:, 0]
-            if len(rows):
-                known = potential.deviation(x[rows]).cpu() <= self._limit
-                labels[rows[~known]] = -1
-        return labels
+    def __init__(self, provider: EnergyProvider, target: EnergyProvider):
+        super().__init__(provider)
+        self._same = provider.name == target.name
+
+    @property
+    def name(self) -> str:
+        return f"{super().name} (baseline)" if self._same else super().name
+
+    def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
+        return self._provider.evaluate(positions, want)
 
 
 class PiecewiseEnergy:
@@ -107,7 +102,7 @@ def restored(
 
 
 def frozen_potentials(built: BuiltCluster, adapted: Checkpoint) -> dict[int, KernelPotential]:
-    """The potentials of all isomers that the adaptation ended with, by index."""
+    """The potentials of all isomers that the adaptation ended with, by index; corrections to a baseline, if any."""
     return {
         number: restored(built.system, isomer.name, adapted.tensors, adapted.metadata[isomer.name]["model"])
         for number, isomer in enumerate(built.isomers)
