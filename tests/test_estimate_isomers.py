@@ -370,6 +370,8 @@ def test_basin_term_without_disagreement_is_the_resolution_of_the_audit():
         "0 of 100 configurations of isomer 0"
         in estimate.basin_term(np.array([[100, 0, 0], [0, 9, 1]]), [0.0, 0.0], 1, 0).method
     )
+    named = estimate.basin_term(np.array([[100, 0, 0], [0, 9, 1]]), [0.0, 0.0], 1, 0, ["ring", "chain"])
+    assert "0 of 100 configurations of isomer ring and 1 of 10 of isomer chain" in named.method
     for wrong in ([[100, 0], [0, 100]], [[0, 0, 0], [0, 9, 1]], [[100, 0, -1], [0, 9, 1]]):
         with pytest.raises(ValueError, match="an audit of 2 isomers needs"):
             estimate.basin_term(np.array(wrong), [0.0, 0.0], 1, 0)

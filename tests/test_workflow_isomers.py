@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -15,8 +17,11 @@ from typer.testing import CliRunner
 
 import particlegen
 from particlegen.cli import app
+from particlegen.estimate import Estimate, ReweightedFreeEnergy
 from particlegen.settings import InputError
 from particlegen.workflow import Interrupted, Resources, plan
+from particlegen.workflow.isomers.criteria import missed_criteria
+from particlegen.workflow.isomers.schema import IsomerStop
 from particlegen.workflow.resources import ProcessSettings
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +84,53 @@ def test_the_numbers_belong_together(finished):
     # Every energy that the answer rests on was computed, once, in a run that nothing interrupted.
     asked = results["energy_calls"]["torch_pair"]["value"]
     assert results["spent"]["calls"]["torch_pair"]["value"] == asked > 64
+
+
+def test_every_number_says_of_what_it_is(finished):
+    found = finished.results["isomers"]["octahedron"]
+    units = {key: entry["unit"] for key, entry in found.items() if key.startswith("mean_")}
+    assert units == {"mean_energy": "epsilon", "mean_gyration_radius": "sigma", "mean_coordination": ""}
+    basin = finished.results["delta_free_energy"][PAIR]["budget"]["basin"]["method"]
+    assert "of isomer octahedron" in basin and "of isomer bipyramid" in basin
+
+
+def weights(k, ess_per_sample, samples=100):
+    value = Estimate(0.0, 1.0, "kT", "")
+    return ReweightedFreeEnergy(value, (-1.0, 1.0), samples, ess_per_sample, k, ("as told by the estimate",))
+
+
+@pytest.mark.parametrize(
+    ("stop", "flow", "correction", "said"),
+    [
+        ({}, weights(0.69, 0.5), None, []),
+        ({}, weights(0.71, 0.5), None, [r"stop.pareto_k: 0.71 of the weights of the flow, isomer ring; 0.7 was"]),
+        ({}, weights(math.inf, 0.5), None, [r"stop.pareto_k: inf"]),
+        ({}, weights(0.2, 0.09), None, [r"stop.pareto_k: 9.0 effective samples"]),
+        ({"pareto_k": 1.0}, weights(0.71, 0.5), None, []),
+        ({"pareto_k": None}, weights(2.0, 0.01), None, []),
+        ({"pareto_k": None}, weights(2.0, 0.01), weights(0.71, 0.5), [r"stop.correction_pareto_k: 0.71.*correction"]),
+        ({"correction_pareto_k": None}, weights(0.2, 0.5), weights(2.0, 0.01), []),
+    ],
+)
+@pytest.mark.parametrize("bar", [(), ("BAR failed",)])
+def test_weights_count_by_their_criterion_alone_and_bar_always(stop, flow, correction, said, bar):
+    """The answer rests on BAR: what the weights of the flow lack is a criterion of its own."""
+    isomer = SimpleNamespace(
+        name="ring",
+        r_hat={},
+        flow=flow,
+        bar=SimpleNamespace(warnings=bar),
+        moved=lambda: Estimate(0.5, 0.1, "", ""),
+        correction=None if correction is None else SimpleNamespace(average=correction),
+        surrogate_errors={"surrogate_rmse": Estimate(0.0, 0.0, "", "")},
+    )
+    adapted = SimpleNamespace(metadata={"ring": {}})
+    job = SimpleNamespace(workflow=SimpleNamespace(stop=IsomerStop(**stop)), adapted=adapted)
+    missed = missed_criteria(job, [isomer], {})
+    expected = [*said, *(f"isomer ring: {text}" for text in bar)]
+    assert len(missed) == len(expected)
+    for text, pattern in zip(missed, expected, strict=True):
+        assert re.search(pattern, text)
 
 
 def test_states_of_the_chains_are_of_their_isomer(finished):

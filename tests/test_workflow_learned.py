@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 import particlegen
+from particlegen.cli import app
 from particlegen.energy import LinearEnergy, SystemSettings, TorchPairEnergy, build_system, open_engine
 from particlegen.energy.provider import Wrapper
 from particlegen.io.checkpoint import load_checkpoint
 from particlegen.isomers import Basins
 from particlegen.learning import TrustRegion
 from particlegen.settings import InputError, RunError
+from particlegen.workflow import plan
 from particlegen.workflow.isomers.labels import Recorded
 from particlegen.workflow.isomers.surrogate import PiecewiseEnergy
 
@@ -61,6 +64,26 @@ def test_the_correction_agrees_in_two_ways(run):
     assert found["stderr"] < 0.01
 
 
+def test_the_plan_counts_labels_and_learned_energies_apart(run):
+    stages = {stage.name: stage for stage in plan(LEARNED).stages}
+    learned = run.results["learned"]["labels"]
+    assert stages["adaptation"].energy_calls == learned["adaptation"]
+    # At most: the engine has no grid to turn four times, and proposals outside of the basin are not asked for.
+    assert learned["correction"] <= stages["correction"].energy_calls <= 1.2 * learned["correction"]
+    asked = sum(stage.learned_calls for stage in stages.values())
+    assert asked == pytest.approx(run.results["energy_calls"]["learned"]["value"], rel=0.3)
+    assert sum(stage.energy_calls for stage in plan(LEARNED | {"energy": {"budget": 300}}).stages) <= 300
+    table = CliRunner().invoke(app, ["validate", "ag6_isomers"]).output
+    assert "of learned" in table and "correction" in table
+
+
+def test_the_status_knows_the_correction(run):
+    stages = {stage.name: stage for stage in run.status()}
+    assert list(stages) == ["minima", "adaptation", "production", "correction", "estimates", "report"]
+    assert stages["correction"].state == "done"
+    assert stages["correction"].done == stages["correction"].total == 2 * (1 + LEARNED["correction"]["decisions"])
+
+
 def test_an_interrupted_learned_run_ends_with_the_same_answer(run, tmp_path):
     class Stop(Exception):
         pass
@@ -76,6 +99,8 @@ def test_an_interrupted_learned_run_ends_with_the_same_answer(run, tmp_path):
     stage, at = "correction", 4
     with pytest.raises(Stop):
         particlegen.resume(folder, listener=listener)
+    states = {stage.name: stage.state for stage in particlegen.open_run(folder).status()}
+    assert (states["production"], states["correction"], states["estimates"]) == ("done", "running", "waiting")
     again = json.loads((particlegen.resume(folder).folder.path / "results.json").read_text())
     first = dict(run.results)
     for results in (first, again):

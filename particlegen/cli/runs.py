@@ -61,10 +61,11 @@ def validate(workflow: WorkflowArgument, set_: SetOption = None, resources: Reso
     from particlegen import workflow as engine
 
     planned = engine.plan(workflow, set=set_, resources=resources)
-    table = Table("stage", "what it does", "energy calls", box=None, pad_edge=False)
+    columns, learned = ["stage", "what it does", "energy calls"], any(stage.learned_calls for stage in planned.stages)
+    table = Table(*columns, *(["of learned potentials"] if learned else []), box=None, pad_edge=False)
     for stage in planned.stages:
-        calls = f"{stage.energy_calls:,.0f}" if stage.energy_calls else "–"
-        table.add_row(stage.name, escape(stage.description), calls)
+        counts = (stage.energy_calls, stage.learned_calls) if learned else (stage.energy_calls,)
+        table.add_row(stage.name, escape(stage.description), *(f"{calls:,.0f}" if calls else "–" for calls in counts))
     out.print(table)
     out.print(f"system    {escape(planned.system)}")
     out.print(f"machine   {escape(planned.machine)}")

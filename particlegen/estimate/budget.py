@@ -101,7 +101,11 @@ def _loss_and_gain(counts: np.ndarray, f: np.ndarray, i: int) -> tuple[tuple[flo
 
 
 def basin_term(
-    audit: Int[np.ndarray, "isomer destination"], free_energies: Sequence[float], b: int, a: int
+    audit: Int[np.ndarray, "isomer destination"],
+    free_energies: Sequence[float],
+    b: int,
+    a: int,
+    names: Sequence[str] | None = None,
 ) -> Estimate:
     """How far F_b − F_a would move, at most, if quenches and not the indicator said where an isomer ends; in kT.
 
@@ -120,6 +124,7 @@ def basin_term(
             isomer's ensemble; thin chains first.
         free_energies: F_i in kT by the indicator, `(isomer,)`, any common zero.
         b, a: indices of the two isomers.
+        names: of the isomers, for the text; their indices where there are none.
 
     Returns:
         The bound, ready as the part `basin` of a budget, with its binomial standard error (the errors of loss and
@@ -146,8 +151,9 @@ def basin_term(
     away = rows - np.diag(counts)
     (loss_a, gain_a), (loss_b, gain_b) = _loss_and_gain(counts, f, a), _loss_and_gain(counts, f, b)
     value, stderr = max((loss_b[0] + gain_a[0], loss_b[1] + gain_a[1]), (loss_a[0] + gain_b[0], loss_a[1] + gain_b[1]))
+    first, second = (str(k) if names is None else names[k] for k in (a, b))
     method = (
-        f"bound from quenches: {away[a]} of {rows[a]} configurations of isomer {a} and {away[b]} of {rows[b]} of "
-        f"isomer {b} end elsewhere"
+        f"bound from quenches: {away[a]} of {rows[a]} configurations of isomer {first} and {away[b]} of {rows[b]} of "
+        f"isomer {second} end elsewhere"
     )
     return Estimate(value, stderr, "kT", method)

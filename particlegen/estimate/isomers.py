@@ -20,6 +20,7 @@ from particlegen.estimate.result import Estimate
 from particlegen.estimate.weights import ess_per_sample, normalised_weights, pareto_k
 
 __all__ = [
+    "LEAST_ESS",
     "NORMAL_95",
     "LabelPopulations",
     "ReweightedFreeEnergy",

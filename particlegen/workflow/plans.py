@@ -12,9 +12,11 @@ class PlannedStage:
     Args:
         name: the stage.
         description: what it does.
-        energy_calls: full-energy equivalents; 0 where it makes none.
+        energy_calls: full-energy equivalents of the engine; 0 where it makes none.
+        learned_calls: energies of learned potentials in the place of the engine.
     """
 
     name: str
     description: str
     energy_calls: float = 0.0
+    learned_calls: float = 0.0

@@ -1,7 +1,5 @@
 """Estimates stage: from stored arrays to `results.json`."""
 
-from typing import Any
-
 import numpy as np
 
 from particlegen import estimate
@@ -15,7 +13,8 @@ from particlegen.workflow.glass.job import GlassJob
 from particlegen.workflow.glass.observables import observable_curves
 from particlegen.workflow.glass.reference import COMPILED, chain_energies
 from particlegen.workflow.glass.reference import STAGE as REFERENCE
-from particlegen.workflow.spent import as_dicts, count, spent
+from particlegen.workflow.results import results_head
+from particlegen.workflow.spent import as_dicts, count
 
 __all__ = ["STAGE", "run_estimates"]
 
@@ -36,29 +35,15 @@ def run_estimates(job: GlassJob) -> None:
     generated, reweighted, free_energy = _generated(job)
     observables = observable_curves(job)
     reasons = _missed(job, equilibration, generated)
-    for reason in reasons:
-        job.emit(Event("warning", STAGE, reason))
-    # The journal line before the answer is read, so that the seconds of this stage are part of what was spent.
-    job.emit(Event("finished", STAGE, "converged" if not reasons else "a stated criterion was missed"))
-    system, state = job.built.system, job.built.state
-    results: dict[str, Any] = {
-        "kind": job.workflow.kind,
-        "status": {"converged": not reasons, "reasons": reasons},
-        "system": {
-            "name": system.name,
-            "particles": system.n_particles,
-            "composition": dict(zip(system.species_names, system.composition, strict=True)),
-            "lengths": list(system.torus.lengths),
-            "temperature": state.temperature,
-            "units": system.units,
-            "nearest_image": "truncates the potential" if job.built.truncated_image else "holds the whole potential",
-        },
+    nearest_image = "truncates the potential" if job.built.truncated_image else "holds the whole potential"
+    lengths = list(job.built.system.torus.lengths)
+    results = results_head(job, STAGE, reasons, lengths=lengths, nearest_image=nearest_image)
+    results |= {
         "reference": as_dicts(reference),
         "generated": as_dicts(generated),
         "reweighted": as_dicts(reweighted),
         "free_energy": as_dicts(free_energy),
         "energy_calls": as_dicts(_logical_calls(job)),
-        "spent": spent(job),
         "observables": observables,
     }
     job.folder.write_json(job.folder.results_file, results)

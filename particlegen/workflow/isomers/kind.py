@@ -19,12 +19,12 @@ from particlegen.workflow.isomers.estimates import run_estimates
 from particlegen.workflow.isomers.job import IsomerJob, engine_card
 from particlegen.workflow.isomers.learning import labels_reserved
 from particlegen.workflow.isomers.minima import run_minima
+from particlegen.workflow.isomers.plan import planned_stages
 from particlegen.workflow.isomers.production import run_production
 from particlegen.workflow.isomers.report import run_report
 from particlegen.workflow.isomers.run import IsomerRun
 from particlegen.workflow.isomers.schema import IsomerWorkflow
 from particlegen.workflow.kind import Outline, Provenance
-from particlegen.workflow.plans import PlannedStage
 
 __all__ = ["ISOMERS"]
 
@@ -75,32 +75,17 @@ class _Isomers:
         return 1
 
     def outline(self, workflow: IsomerWorkflow, built: BuiltCluster) -> Outline:
-        chains, adaptation, production = workflow.chains, workflow.adaptation, workflow.production
+        chains, production = workflow.chains, workflow.production
         k, n = len(built.isomers), built.system.n_particles
-        sweep = chains.local_steps * chains.leaps + chains.candidates - 1
-        sweeps = -(-production.samples // chains.count)
-        frame, states = 3 * n - 6, sweeps * chains.count
-        warm = chains.count * (1 + chains.warm_up * chains.leaps)
-        adapt = k * (warm + adaptation.rounds * adaptation.sweeps * chains.count * sweep)
-        mixed = (sweeps + production.discard) * chains.count * sweep if k > 1 else 0
-        produce = k * ((sweeps + production.discard) * chains.count * sweep + production.draws) + mixed
+        states = -(-production.samples // chains.count) * chains.count
         names = ", ".join(isomer.name for isomer in built.isomers)
-        stages = (
-            PlannedStage("minima", f"optimise {names}; Hessians by {2 * frame} forces each", k * (2 * frame + 30)),
-            PlannedStage(
-                "adaptation", f"{adaptation.rounds} rounds of {chains.count} chains, {workflow.flow.kind} flows", adapt
-            ),
-            PlannedStage("production", f"{states:,} states and {production.draws:,} draws of each isomer", produce),
-            PlannedStage("estimates", "free energies by BAR, weights and mixture; error budget"),
-            PlannedStage("report", "report.html"),
-        )
         composition = " ".join(
             f"{name}{number}" for name, number in zip(built.system.species_names, built.system.composition, strict=True)
         )
         return Outline(
             system=f"{built.system.name}: N = {n} ({composition}), isomers {names}, T = {built.state.temperature:g}",
-            stages=stages,
-            memory_bytes=8.0 * 3 * n * (2 * k * (states + production.draws) + adaptation.kept) + 3e8,
+            stages=planned_stages(workflow, built),
+            memory_bytes=8.0 * 3 * n * (2 * k * (states + production.draws) + workflow.adaptation.kept) + 3e8,
             disk_bytes=8.0 * k * (states + production.draws) * (3 * n + 5) + 2e6 * k,
         )
 

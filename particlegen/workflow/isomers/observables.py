@@ -1,12 +1,13 @@
 """Order parameters of states, and curves for results and report."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from particlegen.workflow.isomers.job import IsomerJob
-from particlegen.workflow.isomers.production import CHAINS
+from particlegen.workflow.isomers.states import IsomerStates
 
 __all__ = ["observable_curves", "order_parameters"]
 
@@ -34,27 +35,25 @@ def order_parameters(x: Frames, reference: Float[np.ndarray, "N 3"]) -> dict[str
     }
 
 
-def observable_curves(job: IsomerJob) -> dict[str, Any]:
+def observable_curves(job: IsomerJob, states: Sequence[IsomerStates]) -> dict[str, Any]:
     """Densities of distances and of the gyration radius of each isomer, with errors between chains."""
-    owner, chain = job.store.read(CHAINS, "isomer"), job.store.read(CHAINS, "chain")
-    positions = job.store.read(CHAINS, "position")
     found: dict[str, Any] = {}
-    for number, isomer in enumerate(job.built.isomers):
-        mine = owner == number
-        x = positions[mine]
-        radius = order_parameters(x, job.minima[number].frame.reference.numpy())["gyration_radius"]
+    for isomer, minimum, own in zip(job.built.isomers, job.minima, states, strict=True):
+        chains, steps = own.energy.shape
+        x = own.positions.reshape(chains * steps, -1, 3)
+        radius = order_parameters(x, minimum.frame.reference.numpy())["gyration_radius"]
         found[isomer.name] = {
-            "distances": _density(_distances(x), chain[mine]),
-            "gyration_radius": _density(radius[:, None], chain[mine]),
+            "distances": _density(_distances(x).reshape(chains, -1)),
+            "gyration_radius": _density(radius.reshape(chains, -1)),
         }
     return found
 
 
-def _density(values: Float[np.ndarray, "frame value"], chain: np.ndarray) -> dict[str, list[float]]:
+def _density(values: Float[np.ndarray, "chain value"]) -> dict[str, list[float]]:
     """Histogram as a density, its error from the spread between chains."""
     edges = np.linspace(values.min(), values.max() + 1e-12, BINS + 1)
     width = edges[1] - edges[0]
-    rows = [np.histogram(values[chain == k], edges)[0] for k in np.unique(chain)]
+    rows = [np.histogram(own, edges)[0] for own in values]
     densities = np.array([row / (row.sum() * width) for row in rows])
     stderr = densities.std(0, ddof=1) / np.sqrt(len(densities))
     return {

@@ -12,8 +12,8 @@ from particlegen.report import IsomerReport, render_isomers
 from particlegen.settings import InputError
 from particlegen.units import energy_unit, length_unit
 from particlegen.workflow.isomers.job import MINIMA, IsomerJob
-from particlegen.workflow.isomers.production import CHAINS, DRAWS
 from particlegen.workflow.isomers.run import IsomerRun
+from particlegen.workflow.isomers.states import stored_states
 
 __all__ = ["STAGE", "run_report", "write_report"]
 
@@ -40,18 +40,7 @@ def write_report(run: IsomerRun) -> Path:
     saved = load_checkpoint(run.folder.checkpoints, MINIMA)
     if saved is None:
         raise InputError(f"{run.folder.checkpoints}: the isomers' minima are not there; run the workflow again")
-    owner, chain = run.read(CHAINS, "isomer"), run.read(CHAINS, "chain")
-    energy, log_q = run.read(CHAINS, "energy"), run.read(CHAINS, "log_q")
-    drawn_by, drawn_energy = run.read(DRAWS, "isomer"), run.read(DRAWS, "energy")
-    log_weight = run.read(DRAWS, "log_weight")
-    energies, drawn, works = {}, {}, {}
-    for number, name in enumerate(names):
-        # Blocks are stored one after the other, each by chain; a stable sort gives each chain in the order of time.
-        rows = np.flatnonzero(owner == number)
-        rows = rows[np.argsort(chain[rows], kind="stable")].reshape(run.workflow.chains.count, -1)
-        mine = drawn_by == number
-        energies[name], drawn[name] = energy[rows], (drawn_energy[mine], log_weight[mine])
-        works[name] = work_distributions(log_weight[mine], -beta * energy[rows] - log_q[rows])
+    states = dict(zip(names, stored_states(run.store, len(names), run.workflow.chains.count), strict=True))
     data = IsomerReport(
         title=str(run.manifest.get("name", run.folder.path.name)),
         results=results,
@@ -64,9 +53,11 @@ def write_report(run: IsomerRun) -> Path:
         species_names=system.species_names,
         titles={isomer.name: isomer.title for isomer in run.built.isomers},
         structures={name: saved.tensors[f"{name}.structure"].numpy() for name in names},
-        energies=energies,
-        drawn=drawn,
-        works=works,
+        energies={name: own.energy for name, own in states.items()},
+        drawn={name: (own.drawn_energy, own.log_weight) for name, own in states.items()},
+        works={
+            name: work_distributions(own.log_weight, -beta * own.energy - own.log_q) for name, own in states.items()
+        },
     )
     atomic.write_text(run.folder.report_file, render_isomers(data))
     return run.folder.report_file

@@ -11,6 +11,7 @@ from particlegen.isomers import BuiltCluster, build_cluster
 from particlegen.settings import InputError
 from particlegen.system import ParticleSystem
 from particlegen.workflow.isomers.job import ADAPTATION
+from particlegen.workflow.isomers.production import AUDIT
 from particlegen.workflow.isomers.schema import IsomerWorkflow
 from particlegen.workflow.isomers.surrogate import frozen_potentials
 from particlegen.workflow.opened import Run, StageStatus, as_estimate
@@ -82,10 +83,14 @@ class IsomerRun(Run):
         done = float(self.store.length("production"))
         finished = self.folder.results_file.is_file()
         units = float(settings.adaptation.rounds * isomers)
+        corrected = float(isomers * (1 + settings.correction.decisions))
+        # The last part of production, the quenches, follows the last state.
+        produced = finished or load_checkpoint(self.folder.checkpoints, AUDIT) is not None
         return [
             self._counted("minima", float(isomers)),
             self._counted("adaptation", units),
-            StageStatus("production", _state(done, finished), done, states),
+            StageStatus("production", _state(done, produced), done, states),
+            *([] if settings.learned is None else [self._counted("correction", corrected)]),
             StageStatus("estimates", _state(0.0, finished)),
             StageStatus("report", _state(0.0, self.folder.report_file.is_file())),
         ]

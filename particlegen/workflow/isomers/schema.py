@@ -144,6 +144,11 @@ class IsomerStop(Section):
             unit of energy; null to accept any.
         half_width: largest 95 % half-width of a difference of free energies, in the unit of energy; null to accept any.
         sigmas: largest distance of two estimates of one difference in their standard errors.
+        pareto_k: largest Pareto k of the weights of each flow's draws, which have to be worth 10 draws too; null to
+            accept any. The answer rests on BAR, which is judged by its overlap in any case; these weights carry
+            `flow` alone.
+        correction_pareto_k: the same of the weights of the correction from a learned potential to the engine, which
+            the answer rests on; null to accept any.
     """
 
     r_hat: float | None = Field(default=1.01, gt=1.0)
@@ -151,6 +156,8 @@ class IsomerStop(Section):
     surrogate_rmse: float | None = Field(default=None, gt=0.0)
     half_width: float | None = Field(default=None, gt=0.0)
     sigmas: float | None = Field(default=4.0, gt=0.0)
+    pareto_k: float | None = Field(default=0.7, gt=0.0)
+    correction_pareto_k: float | None = Field(default=0.7, gt=0.0)
 
 
 class IsomerWorkflow(WorkflowBase):
