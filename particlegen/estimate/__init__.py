@@ -26,7 +26,8 @@ from particlegen.estimate.isomers import (
 )
 from particlegen.estimate.observables import Curve, EnergyHistograms, energy_histogram, rdf, structure_factor
 from particlegen.estimate.result import Estimate
-from particlegen.estimate.surrogate import SurrogateCorrection, agree, one_sided, two_sided
+from particlegen.estimate.spectra import absorption, broadened, complete_up_to
+from particlegen.estimate.surrogate import SurrogateCorrection, agree, one_sided, reweighted, two_sided
 from particlegen.estimate.weights import (
     bootstrap_stderr,
     discard_fraction,
@@ -50,10 +51,13 @@ __all__ = [
     "LabelPopulations",
     "ReweightedFreeEnergy",
     "SurrogateCorrection",
+    "absorption",
     "agree",
     "bar",
     "basin_term",
     "bootstrap_stderr",
+    "broadened",
+    "complete_up_to",
     "difference",
     "discard_fraction",
     "effective_sample_size",
@@ -74,6 +78,7 @@ __all__ = [
     "pareto_k",
     "rdf",
     "resample",
+    "reweighted",
     "reweighted_heat_capacity",
     "reweighted_mean",
     "split_r_hat",

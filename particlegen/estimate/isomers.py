@@ -28,6 +28,7 @@ __all__ = [
     "flow_bar",
     "flow_free_energy",
     "label_populations",
+    "weight_warnings",
     "work_distributions",
 ]
 
@@ -114,18 +115,25 @@ def flow_free_energy(log_w: Draws) -> ReweightedFreeEnergy:
     raw = free_energy_excess(log_w, 0.0)
     low, high = _interval(normalised_weights(log_w))
     ess, k, n = ess_per_sample(log_w), pareto_k(log_w), int(np.size(log_w))
-    problems = []
-    if k > LARGEST_K:
-        problems.append(f"Pareto k {k:.2f} is above {LARGEST_K}: rare large weights may be missing from the mean")
-    if ess * n < LEAST_ESS:
-        problems.append(f"{ess * n:.1f} effective samples are fewer than {LEAST_ESS:g}: draw more or train the flow on")
     estimate = Estimate(
         raw.value - raw.stderr**2 / 2,
         (high - low) / (2 * NORMAL_95),
         "kT",
         f"mean weight of {n} draws, bias-corrected, skewness-corrected interval",
     )
-    return ReweightedFreeEnergy(estimate, (raw.value + low, raw.value + high), n, ess, k, tuple(problems))
+    return ReweightedFreeEnergy(estimate, (raw.value + low, raw.value + high), n, ess, k, weight_warnings(k, ess * n))
+
+
+def weight_warnings(k: float, effective: float) -> tuple[str, ...]:
+    """What is wrong with a mean of weights of this Pareto k and so many effective samples, one sentence each."""
+    problems = []
+    if k > LARGEST_K:
+        problems.append(f"Pareto k {k:.2f} is above {LARGEST_K}: rare large weights may be missing from the mean")
+    if effective < LEAST_ESS:
+        problems.append(
+            f"{effective:.1f} effective samples are fewer than {LEAST_ESS:g}: draw more or train the flow on"
+        )
+    return tuple(problems)
 
 
 def _chains(log_w: np.ndarray) -> np.ndarray:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy import special
 
 from particlegen.estimate.free_energy import FreeEnergyResult
-from particlegen.estimate.isomers import ReweightedFreeEnergy, flow_bar, flow_free_energy
+from particlegen.estimate.isomers import NORMAL_95, ReweightedFreeEnergy, flow_bar, flow_free_energy, weight_warnings
 from particlegen.estimate.result import Estimate
+from particlegen.estimate.weights import ess_per_sample, normalised_weights, pareto_k
 
-__all__ = ["SurrogateCorrection", "agree", "one_sided", "two_sided"]
+__all__ = ["SurrogateCorrection", "agree", "one_sided", "reweighted", "two_sided"]
 
 Samples = Float[np.ndarray, " sample"]
 Chains = Float[np.ndarray, "chain step"]
@@ -74,6 +76,53 @@ def two_sided(delta_surrogate: Samples, delta_exact: Chains | Samples) -> FreeEn
     Returns, raises: as `flow_bar`, of which this is the case w = e^{−delta}.
     """
     return flow_bar(-np.asarray(delta_surrogate, np.float64), -np.asarray(delta_exact, np.float64))
+
+
+def reweighted(delta: Samples, log_w: Samples) -> ReweightedFreeEnergy:
+    """F_other − F_exact = −ln(Σ w e^{−delta} / Σ w) in kT, over samples that weights take to the exact ensemble.
+
+    With equal weights this is `one_sided` of another pair of engines. With those of a surrogate's samples,
+    ln w = −β(U_exact − U_surrogate), numerator and denominator share their noise, so that engines which differ little
+    have a difference of little error.
+
+    Args:
+        delta: β(U_other − U_exact) of independent samples, `(sample,)`, finite.
+        log_w: log weights, `(sample,)`, up to a constant.
+
+    Returns:
+        The jackknife estimate, free of bias to order 1/n, and its error, with the quantile of Student's t in place of
+        1.96, of 2n/(κ − 1) degrees of freedom and at most n − 1, κ the kurtosis of the jackknife's values: it
+        holds the truth in nine of ten cases at 24 samples of a skewed law, and better with more; the worse ESS and
+        Pareto k of the weights w and w e^{−delta}.
+
+    Raises:
+        ValueError: values that are not finite, shapes that differ, or fewer than 2 samples.
+
+    Source: Zwanzig, J. Chem. Phys. 22, 1420 (1954); Efron, Stein, Ann. Stat. 9, 586 (1981), equation 1.4.
+
+    >>> float(round(reweighted(np.full(4, 2.0), np.arange(4.0)).estimate.value, 12))
+    2.0
+    """
+    delta, log_w = np.asarray(delta, np.float64), np.asarray(log_w, np.float64)
+    if delta.shape != log_w.shape or not (np.isfinite(delta).all() and np.isfinite(log_w).all()):
+        raise ValueError(f"finite delta and log_w of one shape are needed, found {delta.shape} and {log_w.shape}")
+    n, both = delta.size, log_w - delta
+    whole = float(np.logaddexp.reduce(log_w) - np.logaddexp.reduce(both))
+    w, w_other = normalised_weights(log_w), normalised_weights(both)
+    # One sample left out takes its share from both sums; a sample that is all of a sum leaves no error to be told.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = whole + np.log1p(-w) - np.log1p(-w_other)
+    centred = parts - parts.mean()
+    spread = math.sqrt((n - 1) / n * float(np.sum(centred**2)))
+    ess, k = min(map(ess_per_sample, (log_w, both))), max(map(pareto_k, (log_w, both)))
+    # As well known as the variance of what a sample adds is, which its kurtosis tells.
+    kurtosis = n * float(np.sum(centred**4)) / max(float(np.sum(centred**2)) ** 2, np.finfo(np.float64).tiny)
+    freedom = min(2 * n / (kurtosis - 1), n - 1) if kurtosis > 1 else n - 1
+    step = float(special.stdtrit(freedom, 0.975)) * spread
+    value = n * whole - (n - 1) * float(parts.mean())
+    method = f"exponential average over {n} weighted configurations, jackknife"
+    estimate = Estimate(value, step / NORMAL_95, "kT", method)
+    return ReweightedFreeEnergy(estimate, (value - step, value + step), n, ess, k, weight_warnings(k, ess * n))
 
 
 def agree(a: Estimate, b: Estimate) -> float:
