@@ -193,8 +193,8 @@ def test_an_open_shell_is_followed_downhill(monkeypatch):
     assert float(unstable - apart) > 0.15
 
 
-def test_excitations():
-    """Against PySCF in another orientation; the strengths of a polarised band; failure as data."""
+def test_excitations(monkeypatch):
+    """Against PySCF in another orientation, with the kernel on the fine grid and on the coarse one; failure as data."""
     provider, x = water(grid_level=3), waters(2)
     found = provider.excitations(x, 3)
     assert found.ok.all() and (found.energies.diff(dim=1) > 0).all() and (found.strengths >= 0).all()
@@ -204,8 +204,12 @@ def test_excitations():
     field.run()
     theirs = field.TDDFT()
     theirs.run(nstates=3)
-    assert np.abs(theirs.e * HARTREE - found.energies[0].numpy()).max() < 1e-4
-    assert np.abs(theirs.oscillator_strength() - found.strengths[0].numpy()).max() < 1e-4
+    assert np.abs(theirs.e * HARTREE - found.energies[0].numpy()).max() < 0.02
+    assert np.abs(theirs.oscillator_strength() - found.strengths[0].numpy()).max() < 2e-3
+    monkeypatch.setattr("particlegen.energy.pyscf_scf._COARSE_LEVEL", 3)
+    fine = provider.excitations(x, 3)
+    assert np.abs(theirs.e * HARTREE - fine.energies[0].numpy()).max() < 1e-4
+    assert np.abs(theirs.oscillator_strength() - fine.strengths[0].numpy()).max() < 1e-4
     x[1, 0, 0] = torch.nan
     some = provider.excitations(x, 11)  # five occupied orbitals times two empty ones are ten
     assert not some.ok.any() and "of 11 excitations converged" in some.reasons[0] and "not finite" in some.reasons[1]
