@@ -50,13 +50,14 @@ def test_cards_of_the_catalogue_open_their_engines():
         found = open_engine(silver(), name)
         assert torch.equal(found.evaluate(x).energy, direct.evaluate(x).energy)
         assert (found.name, settings_hash(found.settings)) == (direct.name, settings_hash(direct.settings))
-    assert isinstance(open_engine(silver(), "pyscf_pbe_lanl2dz"), PySCFEnergy)
+    theory = {"pyscf_pbe_lanl2dz", "pyscf_pbe_def2svp"}
+    assert all(isinstance(open_engine(silver(), name), PySCFEnergy) for name in theory)
     built, y = mixture()
     theirs = open_engine(built.system, "openmm_reference", built.potential)
     ours = open_engine(built.system, built.potential.name)
     assert isinstance(theirs, OpenMMEnergy) and isinstance(ours, TorchPairEnergy)
     assert torch.allclose(theirs.evaluate(y).energy, ours.evaluate(y).energy, rtol=1e-10, atol=0)
-    tested = {*same, "pyscf_pbe_lanl2dz", "openmm_reference"}
+    tested = {*same, *theory, "openmm_reference"}
     kinds = {name: catalogue.load("potentials", name).data["kind"] for name in catalogue.names("potentials")}
     assert {name for name, kind in kinds.items() if kind != "even_power"} == tested
 

@@ -94,11 +94,23 @@ def test_what_was_learned_is_shown_where_there_is_something(data):
         "parity": {name: {"exact": [1.0, 2.0], "surrogate": [1.1, 1.9]} for name in ("ring", "chain")},
     }
     rounds = {name: [entry(n) for n in (40, 80)] for name in ("ring", "chain")}
-    spectra = {"ring": {"value": [1.0, 2.0], "density": [0.1, 0.2], "stderr": [0.0, 0.01]}}
+    lists = {"energies": [1.0, 2.0], "mean": [0.1, 0.2], "stderr": [0.0, 0.01], "zero_kelvin": [0.1, 0.3]}
+    facts = {"complete_up_to": 2.0, "effective": None, "configurations": 8, "failed": 1, "method": "<TDDFT>"}
+    spectra = {"ring": lists | facts, "chain": dict.fromkeys(lists) | facts}  # nothing converged of the chain
     before = render_isomers(data).count("<figure>")
     page = render_isomers(replace(data, results=results() | {"rounds": rounds, "learned": learned, "spectra": spectra}))
     assert page.count("<figure>") == before + 4
-    assert "How it settled" in page and "Spectra" in page
+    assert "How it settled" in page and "Absorption spectra" in page and "&lt;TDDFT&gt;" in page
+
+
+def test_another_engine_is_no_part_of_the_answer(data):
+    checked = results()
+    checked["delta_free_energy"]["chain-ring"]["check"] = number(0.07, 0.003, "epsilon", "the answer, shifted")
+    more = {"engine": "other", "labels": 24, "failed": 2, "warnings": ["Pareto k"], "pareto_k": number(0.8)}
+    checked["check"] = {"ring": number(1.25, 0.002, "epsilon") | more, "chain": number(None) | more}
+    page = render_isomers(replace(data, results=checked))
+    assert "another engine, no part of the answer" in page and "What another engine says" in page
+    assert "1.2500" in page and "not known" in page and "all diagnostics in order" in page
 
 
 def test_unknown_parts_are_said_and_missing_ones_left_out(data):

@@ -56,8 +56,9 @@ def test_the_canonical_form_is_a_fixed_point(tmp_path):
 def test_every_catalogue_workflow_is_valid_and_commented(name):
     planned = plan(name)
     own = {"glass": ["reference", "training", "generation"], "isomers": ["minima", "adaptation", "production"]}
-    kind = load_workflow(name)[0].kind
-    assert [stage.name for stage in planned.stages] == [*own[kind], "estimates", "report"]
+    workflow = load_workflow(name)[0]
+    asked = [section for section in ("spectra", "check") if getattr(workflow, section, None) is not None]
+    assert [stage.name for stage in planned.stages] == [*own[workflow.kind], *asked, "estimates", "report"]
     assert planned.stages[0].energy_calls > 0 and planned.memory_bytes < 24e9
     text = (ROOT / "workflows" / f"{name}.yaml").read_text()
     assert text.startswith("# ") and text.count("  # ") >= 5

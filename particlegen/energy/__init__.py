@@ -33,6 +33,7 @@ from particlegen.energy.pyscf_engine import Excitations, PySCFEnergy
 from particlegen.energy.pyscf_restart import ReferenceDensity
 from particlegen.energy.pyscf_scf import SCFSolution
 from particlegen.energy.pyscf_settings import PySCFSettings, load_pyscf_settings
+from particlegen.energy.pyscf_spectra import shared_excitations
 from particlegen.energy.torchsim_engine import TorchSimEnergy, torchsim_model, torchsim_state
 from particlegen.energy.xtb_engine import xtb_energy
 
@@ -96,6 +97,7 @@ __all__ = [
     "open_engine",
     "save_learned",
     "settings_hash",
+    "shared_excitations",
     "torchsim_model",
     "torchsim_state",
     "train_potential",

@@ -19,6 +19,7 @@ __all__ = [
     "densities",
     "energies",
     "parity",
+    "spectra",
     "structure",
     "traces",
     "work",
@@ -231,6 +232,32 @@ def parity(points: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> Fi
     axis.plot(ends, ends, color="#999999", ls=":")
     axis.set(xlabel=f"label less mean ({unit})", ylabel=f"prediction ({unit})", title="Learned potentials")
     axis.legend()
+    return figure
+
+
+@styled
+def spectra(found: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Absorption spectra, one colour per isomer: the thermal mean with its band, and the minimum dashed.
+
+    Args:
+        found: by isomer, lists `energies`, `mean`, `stderr`, `zero_kelvin` over the energies in eV; null where there
+            is nothing.
+    """
+    figure, (axis,) = new_figure(width=5.6)
+    axis.set(xlabel="energy (eV)", ylabel="oscillator strength (1/eV)")
+    for number, (name, block) in enumerate(found.items()):
+        x, mean, error, cold = (
+            None if block[key] is None else np.asarray(block[key], dtype=float)
+            for key in ("energies", "mean", "stderr", "zero_kelvin")
+        )
+        if x is not None and mean is not None and error is not None:
+            curve = Curve(x, mean, error, name, "energy (eV)", "oscillator strength (1/eV)")
+            curve.plot(axis, color=_colour(number), lw=1.4)
+        if x is not None and cold is not None:
+            axis.plot(x, cold, color=_colour(number), ls="--", lw=1.0, label=f"{name}, 0 K")
+    axis.set(title="Absorption", ylim=(0.0, None))
+    if axis.lines:
+        axis.legend()
     return figure
 
 

@@ -21,6 +21,7 @@ WAYS = (
     ("mixture", "chains that move between isomers"),
     ("per_labelled_basin", "BAR, one labelled copy of each"),
     ("harmonic", "harmonic superposition"),
+    ("check", "another engine, no part of the answer"),
 )
 
 PARTS = (
@@ -56,8 +57,8 @@ class IsomerReport:
     Args:
         title: the run's name.
         results: content of `results.json`. Where it holds `rounds` (free energies by round), `learned` (errors by
-            round, parity) or `spectra` (by isomer: `value`, `density`, `stderr`),
-            they get a section.
+            round, parity) or `spectra` (by isomer: `energies`, `mean`,
+            `stderr`, `zero_kelvin`) or `check` (by isomer, the shift to another engine), they get a section.
         manifest: content of `manifest.json`.
         workflow_yaml: the canonical workflow.
         kt: k_B T in the unit of energy.
@@ -101,8 +102,9 @@ def render_isomers(data: IsomerReport) -> str:
     if "rounds" in data.results:
         sections.append(("How it settled", _rounds(data)))
     if "spectra" in data.results:
-        drawn = figures.densities(data.results["spectra"], f"energy ({data.energy_unit})", "Spectra")
-        sections.append(("Spectra", figure_block(drawn, "Spectra", "Averaged over the chains of each isomer.")))
+        sections.append(("Spectra", _spectra(data.results["spectra"])))
+    if "check" in data.results:
+        sections.append(("What another engine says", _checks(data.results["check"])))
     return document(data.title, data.results, data.manifest, data.workflow_yaml, _headline(data), sections)
 
 
@@ -246,6 +248,35 @@ def _observables(data: IsomerReport) -> str:
             drawn = figures.densities(curves, f"{title.lower()} ({data.length_unit})", title)
             blocks.append(figure_block(drawn, title, f"{title} in the chains; the bands are one standard error."))
     return grid(blocks)
+
+
+def _spectra(spectra: Mapping[str, Any]) -> str:
+    """Thermal spectra with the one of each minimum, and what they rest on."""
+    drawn = figures.spectra(spectra)
+    caption = "Lines with a band of one standard error: at temperature. Dashed: the minimum, at 0 K."
+    rows = []
+    for name, found in spectra.items():
+        numbers = (found["complete_up_to"], found["effective"])
+        end, effective = ("–" if value is None else f"{value:.2f}" for value in numbers)
+        shown = (name, end, str(found["configurations"]), effective, str(found["failed"]), str(found["method"]))
+        rows.append(tuple(map(escape, shown)))
+    head = ("isomer", "complete up to (eV)", "configurations", "effective", "failed", "method")
+    note = "<p>Above the energy of completeness some configuration would need more roots (spectra.states).</p>"
+    return figure_block(drawn, "Absorption spectra", caption) + table(head, rows, numbers=(1, 2, 3, 4)) + note
+
+
+def _checks(checks: Mapping[str, Any]) -> str:
+    """The shift of each isomer's free energy to another engine; a common zero of energy is in all of them."""
+    rows = []
+    for name, found in checks.items():
+        shift, k = quantity(checks, name), quantity(checks, f"{name}.pareto_k")
+        value = "not known" if shift is None else format_quantity(*shift)
+        counts = (str(found["labels"]), str(found["failed"]), "–" if k is None else f"{k[0]:.2f}")
+        shown = (name, str(found["engine"]), value, str(found["unit"]), *counts, "; ".join(found["warnings"]))
+        rows.append(tuple(map(escape, shown)))
+    head = ("isomer", "engine", "F less that of the answer", "unit", "labels", "failed", "Pareto k", "warnings")
+    note = "<p>Only the difference of two shifts has a meaning: engines count energies from zeros of their own.</p>"
+    return table(head, rows, numbers=(2, 4, 5, 6)) + note
 
 
 def _rounds(data: IsomerReport) -> str:

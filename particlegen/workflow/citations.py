@@ -24,6 +24,8 @@ METHODS = {
     "swap": "A. Ninarello, L. Berthier, D. Coslovich, Phys. Rev. X 7, 021039 (2017)",
     "r_hat": "A. Vehtari, A. Gelman, D. Simpson, B. Carpenter, P.-C. Bürkner, Bayesian Anal. 16, 667 (2021)",
     "pareto_k": "A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry, J. Mach. Learn. Res. 25, 1 (2024)",
+    "tddft": "M. E. Casida, in Recent Advances in Density Functional Methods I, World Scientific (1995), p. 155",
+    "nuclear ensemble": "R. Crespo-Otero, M. Barbatti, Theor. Chem. Acc. 131, 1237 (2012)",
     "freud": "V. Ramasubramani et al., Comput. Phys. Commun. 254, 107275 (2020)",
 }
 

@@ -112,9 +112,9 @@ class Job:
         """A provider with what a stage really asks of it counted for `spent`."""
         return Counted(provider, self._ledger, stage)
 
-    def count(self, provider: str, stage: str, calls: float, seconds: float) -> None:
+    def count(self, provider: str, stage: str, calls: float, seconds: float, failures: int = 0) -> None:
         """Calls really made by an engine that is no provider, for `spent`."""
-        self._ledger.add(provider, stage, LedgerEntry(calls, seconds))
+        self._ledger.add(provider, stage, LedgerEntry(calls, seconds, failures))
 
     def check(self, stage: str) -> None:
         """Raise `Interrupted` if a signal came; call it where everything is on disk."""

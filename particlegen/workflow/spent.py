@@ -5,7 +5,7 @@ from typing import Any
 from particlegen.estimate import Estimate
 from particlegen.workflow.job import Job
 
-__all__ = ["as_dicts", "count", "spent"]
+__all__ = ["as_dicts", "count", "spent", "with_calls"]
 
 
 def as_dicts(quantities: dict[str, Estimate]) -> dict[str, Any]:
@@ -14,6 +14,12 @@ def as_dicts(quantities: dict[str, Estimate]) -> dict[str, Any]:
 
 def count(value: float, unit: str = "") -> Estimate:
     return Estimate(float(value), 0.0, unit, "count")
+
+
+def with_calls(calls: dict[str, Any], more: dict[str, Estimate]) -> dict[str, Any]:
+    """`energy_calls` with those of further stages; where an engine is in both, they are added."""
+    added = {name: extra.value + calls.get(name, {"value": 0.0})["value"] for name, extra in more.items()}
+    return calls | as_dicts({name: count(total, "calls") for name, total in added.items()})
 
 
 def _seconds(value: float) -> Estimate:

@@ -84,7 +84,7 @@ class IsomerJob(Job):
     def __post_init__(self) -> None:
         name, folder = engine_card(self.workflow, self.built, self.relative_to)
         recipe, learned = engine_recipe(self.built.system, name, None, folder), self.workflow.learned
-        self.provider = self._opened(recipe, self.workflow.energy.chunk)
+        self.provider = self.shared(recipe)
         keep = self.workflow.energy.keep_labels or learned is not None
         self.labels = LabelStore(self.folder.labels_file) if keep else None
         self.baseline = None
@@ -92,14 +92,16 @@ class IsomerJob(Job):
             recipe = engine_recipe(self.built.system, learned.baseline, None, self.relative_to)
             # It answers whole batches of chains: one task for each worker.
             chunk = math.ceil(self.workflow.chains.count / self.slots)
-            self.baseline = Baseline(self._opened(recipe, chunk), self.provider)
+            self.baseline = Baseline(self.shared(recipe, chunk), self.provider)
 
-    def _opened(self, recipe: Recipe, chunk: int) -> EnergyProvider:
-        """Torch is fastest in one batch; other engines go in tasks."""
+    def shared(self, recipe: Recipe, chunk: int | None = None) -> EnergyProvider:
+        """An engine, its batches shared over the executor; torch is fastest in one batch, other engines go in tasks of
+        `chunk` configurations, by default those of `energy.chunk`."""
         engine = made(recipe)
         if isinstance(engine, TorchPairEnergy):
             return engine
-        return Distributed(recipe, self.executor, chunk, self.limits, events=self.listener)
+        size = self.workflow.energy.chunk if chunk is None else chunk
+        return Distributed(recipe, self.executor, size, self.limits, events=self.listener)
 
     def orientation_scatter(self, positions: Tensor) -> float | None:
         """Standard deviation of the engine's energy over orientations of a configuration; None where it has no grid."""

@@ -9,11 +9,14 @@ from typing import Any
 from particlegen import catalogue
 from particlegen.energy.distributed import made
 from particlegen.energy.engine_cards import engine_digest
+from particlegen.energy.provider import EnergyProvider
+from particlegen.energy.pyscf_spectra import excited
 from particlegen.isomers import BuiltCluster, build_cluster
 from particlegen.settings import InputError
 from particlegen.workflow.citations import METHODS, PACKAGE, one_of_each_work
 from particlegen.workflow.engines import engine_recipe
 from particlegen.workflow.isomers.adaptation import run_adaptation
+from particlegen.workflow.isomers.check import run_check
 from particlegen.workflow.isomers.correction import run_correction
 from particlegen.workflow.isomers.estimates import run_estimates
 from particlegen.workflow.isomers.job import IsomerJob, engine_card
@@ -24,6 +27,7 @@ from particlegen.workflow.isomers.production import run_production
 from particlegen.workflow.isomers.report import run_report
 from particlegen.workflow.isomers.run import IsomerRun
 from particlegen.workflow.isomers.schema import IsomerWorkflow
+from particlegen.workflow.isomers.spectra import run_spectra
 from particlegen.workflow.kind import Outline, Provenance
 
 __all__ = ["ISOMERS"]
@@ -37,6 +41,8 @@ class _Isomers:
         "adaptation": run_adaptation,
         "production": run_production,
         "correction": run_correction,
+        "spectra": run_spectra,
+        "check": run_check,
         "estimates": run_estimates,
         "report": run_report,
     }
@@ -52,22 +58,25 @@ class _Isomers:
             raise InputError(f"key 'energy.engine': {name!r} gives no forces, which local moves need")
         _check_budget(workflow, built)
         _check_baseline(workflow, built, name, relative_to)
+        _check_observations(workflow, built, relative_to, engine)
         return built
 
     def provenance(self, workflow: IsomerWorkflow, built: BuiltCluster, relative_to: Path) -> Provenance:
         name, folder = engine_card(workflow, built, relative_to)
         card = catalogue.load("potentials", name, folder)
-        cards, digests = [built.card, card], {name: engine_digest(name, folder)}
-        if workflow.learned is not None and workflow.learned.baseline is not None:
-            below = workflow.learned.baseline
-            cards.append(catalogue.load("potentials", below, relative_to))
-            digests[below] = engine_digest(below, relative_to)
-        texts = [PACKAGE, *built.citations, *(str(text) for one in cards[1:] for text in one.data.get("citations", ()))]
-        keys = ("adaptive flow", "eckart", "coupling", "isir", "hmc", "bar", "r_hat", "pareto_k")
+        cards, engines = [card], {name: engine_digest(name, folder)}
+        others = (workflow.learned and workflow.learned.baseline, workflow.check and workflow.check.engine)
+        for other in filter(None, others):
+            cards.append(catalogue.load("potentials", other, relative_to))
+            engines[other] = engine_digest(other, relative_to)
+        texts = [PACKAGE, *built.citations, *(str(text) for each in cards for text in each.data.get("citations", ()))]
+        keys = ["adaptive flow", "eckart", "coupling", "isir", "hmc", "bar", "r_hat", "pareto_k"]
+        if workflow.spectra is not None:
+            keys += ["tddft", "nuclear ensemble"]
         return Provenance(
             _system_hash(built),
-            tuple(cards),
-            digests,
+            (built.card, *cards),
+            engines,
             one_of_each_work([*texts, *(METHODS[key] for key in keys)]),
         )
 
@@ -128,6 +137,26 @@ def _check_baseline(workflow: IsomerWorkflow, built: BuiltCluster, engine: str, 
     baseline = made(engine_recipe(built.system, name, None, relative_to))
     if "forces" not in getattr(baseline, "quantities", ("forces",)):
         raise InputError(f"{key}: {name!r} gives no forces, which learning and local moves need")
+
+
+def _check_observations(
+    workflow: IsomerWorkflow, built: BuiltCluster, relative_to: Path, engine: EnergyProvider
+) -> None:
+    """Spectra need excitations, and a check another engine, which is opened here."""
+    name, folder = engine_card(workflow, built, relative_to)
+    if workflow.spectra is not None:
+        try:
+            excited(engine)
+        except InputError as error:
+            raise InputError(f"key 'spectra': card {name!r}: {error}; or leave the section out") from error
+    if workflow.check is not None:
+        other = workflow.check.engine
+        try:
+            made(engine_recipe(built.system, other, None, relative_to))
+        except InputError as error:
+            raise InputError(f"key 'check.engine': {error}") from error
+        if engine_digest(other, relative_to) == engine_digest(name, folder):
+            raise InputError(f"key 'check.engine': {other!r} is the run's own engine; name another one")
 
 
 def _system_hash(built: BuiltCluster) -> str:

@@ -28,6 +28,7 @@ def planned_stages(workflow: IsomerWorkflow, built: BuiltCluster) -> tuple[Plann
     adapting = f"{adaptation.rounds} rounds of {chains.count} chains, {workflow.flow.kind} flows"
     producing = f"{sweeps * chains.count:,} states and {production.draws:,} draws of each isomer"
     last = (
+        *_observations(workflow, k),
         PlannedStage("estimates", "free energies by BAR, weights and mixture; error budget"),
         PlannedStage("report", "report.html"),
     )
@@ -52,3 +53,15 @@ def planned_stages(workflow: IsomerWorkflow, built: BuiltCluster) -> tuple[Plann
         ),
         *last,
     )
+
+
+def _observations(workflow: IsomerWorkflow, isomers: int) -> list[PlannedStage]:
+    """The stages between correction and estimates that the workflow asks for."""
+    stages, spectra, check = [], workflow.spectra, workflow.check
+    if spectra is not None:
+        said = f"TDDFT, {spectra.states} roots: the minimum and {spectra.configurations} states of each isomer"
+        stages.append(PlannedStage("spectra", said, isomers * (1 + spectra.configurations)))
+    if check is not None:
+        said = f"{check.labels} states of each isomer by {check.engine}"
+        stages.append(PlannedStage("check", said, isomers * check.labels))
+    return stages

@@ -91,9 +91,23 @@ class IsomerRun(Run):
             self._counted("adaptation", units),
             StageStatus("production", _state(done, produced), done, states),
             *([] if settings.learned is None else [self._counted("correction", corrected)]),
+            *self._observations(),
             StageStatus("estimates", _state(0.0, finished)),
             StageStatus("report", _state(0.0, self.folder.report_file.is_file())),
         ]
+
+    def _observations(self) -> list[StageStatus]:
+        """The stages between correction and estimates that the workflow asks for."""
+        asked, isomers, settings = {}, len(self.built.isomers), self.workflow
+        if settings.spectra is not None:
+            asked["spectra"] = float(isomers * (1 + settings.spectra.configurations))
+        if settings.check is not None:
+            asked["check"] = float(isomers * settings.check.labels)
+        found = [self._counted(stage, total) for stage, total in asked.items()]
+        if not self.folder.results_file.is_file():
+            return found
+        # Where labels of the correction failed there are fewer states than were asked for.
+        return [StageStatus(each.name, "done", each.done, each.total) for each in found]
 
     def _counted(self, stage: str, total: float) -> StageStatus:
         steps = [

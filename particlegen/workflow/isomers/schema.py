@@ -13,12 +13,14 @@ from particlegen.workflow.base import WorkflowBase
 __all__ = [
     "AdaptationSettings",
     "ChainSettings",
+    "CheckSettings",
     "CorrectionSettings",
     "EngineSettings",
     "IsomerStop",
     "IsomerWorkflow",
     "LearnedEnergy",
     "ProductionSettings",
+    "SpectraSettings",
 ]
 
 
@@ -160,6 +162,35 @@ class IsomerStop(Section):
     correction_pareto_k: float | None = Field(default=0.7, gt=0.0)
 
 
+class SpectraSettings(Section):
+    """Optical absorption of every isomer by TDDFT, at temperature and at its minimum; absent: none. The run's own
+    engine has to be PySCF. Excitations are no part of `energy.budget`.
+
+    Args:
+        configurations: of each isomer in the engine's ensemble, at most; a learned run has those that its correction
+            labelled.
+        states: excitations of each configuration; as many as it takes to cover the energies of interest.
+        broadening: standard deviation of the normal density of each excitation, in eV.
+    """
+
+    configurations: int = Field(default=16, ge=2, le=10_000)
+    states: int = Field(default=10, ge=1, le=1_000)
+    broadening: float = Field(default=0.1, gt=0.0)
+
+
+class CheckSettings(Section):
+    """The difference as another engine would have it, by reweighting; absent: none. Its labels are no part of
+    `energy.budget`, and what it says no part of the answer's error budget.
+
+    Args:
+        engine: an engine card of `potentials/`, or the path of your own.
+        labels: configurations of each isomer that it answers; a learned run has those that its correction labelled.
+    """
+
+    engine: str = Field(min_length=1)
+    labels: int = Field(default=24, ge=8)
+
+
 class IsomerWorkflow(WorkflowBase):
     """Isomers of a cluster: minima → adaptation → production → correction → estimates → report."""
 
@@ -173,6 +204,8 @@ class IsomerWorkflow(WorkflowBase):
     adaptation: AdaptationSettings = AdaptationSettings()
     production: ProductionSettings = ProductionSettings()
     stop: IsomerStop = IsomerStop()
+    spectra: SpectraSettings | None = None
+    check: CheckSettings | None = None
 
     @model_validator(mode="after")
     def _enough_chains(self) -> "IsomerWorkflow":
@@ -182,4 +215,20 @@ class IsomerWorkflow(WorkflowBase):
                 f"production.samples: {self.production.samples} states of {self.chains.count} chains are {steps} each; "
                 "at least 8 are needed to compare chains"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_labels(self) -> "IsomerWorkflow":
+        if self.learned is None:
+            return self
+        wanted = {
+            "spectra.configurations": self.spectra.configurations if self.spectra else 0,
+            "check.labels": self.check.labels if self.check else 0,
+        }
+        for key, number in wanted.items():
+            if number > self.correction.labels:
+                raise ValueError(
+                    f"{key}: found {number}, but a learned run takes them from its correction.labels, which are "
+                    f"{self.correction.labels}; lower the one or raise the other"
+                )
         return self
