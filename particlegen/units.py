@@ -12,9 +12,11 @@ __all__ = [
     "HARTREE",
     "HBAR_SQUARED_PER_MASS",
     "OPENMM",
+    "WAVENUMBER",
     "Units",
     "beta",
     "energy_unit",
+    "frequency_unit",
     "length_unit",
 ]
 
@@ -44,6 +46,10 @@ HARTREE = 27.211386245988
 HBAR_SQUARED_PER_MASS = 4.180159280496722e-3
 """ħ²/(1 u) in eV Å² (CODATA 2018): (ħω)² of a curvature in eV/Å² and a mass in u."""
 
+WAVENUMBER: dict[str, float] = {"lj": 1.0, "metal": 3276.498286775872}
+"""What a frequency of 1 √(energy/mass)/length is in `frequency_unit`: 1 in reduced units with masses of 1, and
+√(eV/u)/(c Å) in cm⁻¹ with masses in u (CODATA 2018)."""
+
 
 def beta(temperature: float, units: Units) -> float:
     """Inverse temperature 1/(k_B T), in 1/ε or 1/eV.
@@ -62,3 +68,8 @@ def energy_unit(units: Units) -> str:
 
 def length_unit(units: Units) -> str:
     return {"lj": "sigma", "metal": "angstrom"}[units]
+
+
+def frequency_unit(units: Units) -> str:
+    """Of vibrations: 1/τ with τ = σ √(m/ε), or wavenumbers."""
+    return {"lj": "1/tau", "metal": "cm^-1"}[units]

@@ -12,6 +12,7 @@ from particlegen.isomers import Basins, EckartFrame, HarmonicIsomer, hessian, op
 from particlegen.isomers.frame import _largest_overlap
 from particlegen.settings import InputError
 from particlegen.system import ThermodynamicState
+from particlegen.units import HBAR_SQUARED_PER_MASS, WAVENUMBER
 
 PHI = (1.0 + 5.0**0.5) / 2.0
 
@@ -292,13 +293,59 @@ def test_quantum_correction_has_its_two_limits():
     quanta = (4.180159280e-3 / 107.87 * isomer.curvatures).sqrt()
     cold, hot = ThermodynamicState(2.0, "metal"), ThermodynamicState(3000.0, "metal")
     # zero-point energy less the classical free energy; (βħω)²/24 per mode
-    expected = float(quanta.sum()) / 2 - float((cold.beta * quanta).log().sum()) / cold.beta
+    zero_point = float(quanta.sum()) / 2
+    assert isomer.zero_point_energy(masses) == pytest.approx(zero_point, rel=1e-9)
+    expected = zero_point - float((cold.beta * quanta).log().sum()) / cold.beta
     assert isomer.quantum_correction(cold, masses) == pytest.approx(expected, rel=1e-6)
     assert isomer.quantum_correction(hot, masses) == pytest.approx(
         float(quanta.square().sum()) * hot.beta / 24, rel=1e-3
     )
     with pytest.raises(ValueError, match="metal units"):
         isomer.quantum_correction(ThermodynamicState(1.0, "lj"), masses)
+
+
+def test_frequencies_of_a_mixture_are_those_of_its_molecule():
+    """A bent molecule XY2 with springs on two bonds and the angle, against the eigenvalues of Wilson's G F, where G is
+    known in closed form (Wilson, Decius, Cross, Molecular Vibrations, 1955)."""
+    half, bond, stretch, bend = math.radians(52.225), 0.9575, 48.4, 4.36
+    x = bond * torch.tensor(
+        [[0.0, 0, 0], [math.sin(half), math.cos(half), 0], [-math.sin(half), math.cos(half), 0]], dtype=torch.float64
+    )
+
+    def energy(flat):
+        y = flat.reshape(3, 3)
+        a, b = y[1] - y[0], y[2] - y[0]
+        angle = torch.acos((a @ b) / (a.norm() * b.norm()))
+        stretches = (a.norm() - bond) ** 2 + (b.norm() - bond) ** 2
+        return 0.5 * stretch * stretches + 0.5 * bend * (angle - 2.0 * half) ** 2
+
+    frame = EckartFrame(x, (0, 1, 1))
+    matrix = torch.autograd.functional.hessian(energy, frame.reference.flatten())
+    basis = frame.basis.flatten(1)
+    curvatures, modes = torch.linalg.eigh(basis @ matrix @ basis.T)  # pyright: ignore[reportOperatorIssue]
+    isomer, masses = HarmonicIsomer(frame, 0.0, curvatures, modes), torch.tensor([15.995, 1.008, 1.008]).double()
+    found = isomer.angular_frequencies(masses).square()
+    heavy, light, angle = 1.0 / 15.995, 1.0 / 1.008, 2.0 * half
+    antisymmetric = stretch * (light + heavy * (1.0 - math.cos(angle)))
+    symmetric = torch.tensor(
+        [
+            [light + heavy * (1.0 + math.cos(angle)), -(2.0**0.5) * heavy * math.sin(angle) / bond],
+            [
+                -(2.0**0.5) * heavy * math.sin(angle) / bond,
+                2.0 * (light + heavy * (1.0 - math.cos(angle))) / bond**2,
+            ],
+        ]
+    ) @ torch.diag(torch.tensor([stretch, bend]))
+    expected = sorted([antisymmetric, *torch.linalg.eigvals(symmetric).real.tolist()])
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+    # Mutation: the unweighted Hessian over a mean mass is far off.
+    assert (curvatures / masses.mean()).tolist() != pytest.approx(expected, rel=0.1)
+
+
+def test_frequencies_in_wavenumbers_are_quanta():
+    """ħω/(hc) of the same vibration by the two constants; hc = 1.2398419843e-4 eV cm."""
+    quantum = HBAR_SQUARED_PER_MASS**0.5
+    assert WAVENUMBER["metal"] / (2.0 * math.pi) == pytest.approx(quantum / 1.239841984332e-4, rel=1e-9)
 
 
 @settings(max_examples=200)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from ase.data import atomic_numbers
+from ase.data import atomic_masses, atomic_numbers
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -143,6 +143,14 @@ class BuiltCluster:
     engine: str
     card: Card
     citations: tuple[str, ...]
+
+    @property
+    def masses(self) -> Float[Tensor, " N"]:
+        """Of the particles: standard atomic weights in u, 1 in reduced units."""
+        if self.system.units == "lj":
+            return torch.ones(self.system.n_particles, dtype=torch.float64)
+        symbols = [self.symbols[self.system.species_names[kind]] for kind in self.system.species]
+        return torch.tensor([float(atomic_masses[atomic_numbers[name]]) for name in symbols], dtype=torch.float64)
 
 
 def load_cluster_card(name: str, relative_to: Path | None = None) -> tuple[Card, ClusterCard]:

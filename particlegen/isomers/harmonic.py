@@ -49,19 +49,40 @@ class HarmonicIsomer:
         volume = float(self.frame.log_volume(torch.zeros(1, self.frame.dimensions, dtype=torch.float64)))
         return self.energy - (volume + 0.5 * float((2.0 * math.pi / (beta * self.curvatures)).log().sum())) / beta
 
+    def angular_frequencies(self, masses: Float[Tensor, " N"]) -> Float[Tensor, " d"]:
+        """ω `(3N − 6,)` of the harmonic vibrations, ascending, in √(energy/mass)/length.
+
+        Roots of the eigenvalues of the Hessian over √(mass × mass), less the six motions of the whole that have none.
+
+        Args:
+            masses: of the particles.
+
+        Source: Wilson, Decius, Cross, Molecular Vibrations (1955), chapter 2.
+        """
+        basis = self.frame.basis.flatten(1) / masses.to(torch.float64).sqrt().repeat_interleave(3)
+        matrix = (self.modes * self.curvatures) @ self.modes.T
+        eigenvalues = torch.linalg.eigvalsh(basis.T @ matrix @ basis)[6:]
+        return eigenvalues.sqrt()
+
+    def zero_point_energy(self, masses: Float[Tensor, " N"]) -> float:
+        """Σ ħω/2 of the harmonic vibrations, in eV; masses in atomic mass units."""
+        return float((HBAR_SQUARED_PER_MASS**0.5 * self.angular_frequencies(masses)).sum()) / 2.0
+
     def quantum_correction(self, state: ThermodynamicState, masses: Float[Tensor, " N"]) -> float:
         """F_quantum − F_classical of the harmonic vibrations: kT Σ ln[2 sinh(βħω/2)/(βħω)], in eV.
 
         Args:
             state: temperature, in metal units.
-            masses: of the particles, in atomic mass units; all alike, since displacements are not weighted by mass.
+            masses: of the particles, in atomic mass units.
 
         Raises:
-            ValueError: reduced units, or different masses.
+            ValueError: reduced units.
+
+        Source: Wales, Energy Landscapes (2003), harmonic superposition with quantum oscillators.
         """
-        if state.units != "metal" or not bool((masses == masses[0]).all()):
-            raise ValueError("the quantum correction needs metal units and particles of one mass")
-        quanta = state.beta * (HBAR_SQUARED_PER_MASS / float(masses[0]) * self.curvatures).sqrt()
+        if state.units != "metal":
+            raise ValueError("the quantum correction needs metal units; reduced ones do not know ħ")
+        quanta = state.beta * HBAR_SQUARED_PER_MASS**0.5 * self.angular_frequencies(masses)
         return float((quanta / 2.0 + torch.log1p(-torch.exp(-quanta)) - quanta.log()).sum()) / state.beta
 
 

@@ -22,6 +22,7 @@ WAYS = (
     ("per_labelled_basin", "BAR, one labelled copy of each"),
     ("harmonic", "harmonic superposition"),
     ("check", "another engine, no part of the answer"),
+    ("quantum", "BAR with the harmonic quantum correction"),
 )
 
 PARTS = (
@@ -36,6 +37,7 @@ ROWS = (
     ("free_energy_flow", "Free energy by weights of the flow"),
     ("free_energy_harmonic", "Free energy, harmonic"),
     ("energy_minimum", "Energy of the minimum"),
+    ("zero_point_energy", "Zero-point energy, harmonic"),
     ("copies", "Labelled copies"),
     ("acceptance", "Global moves that move a chain"),
     ("acceptance_local", "Local moves accepted"),
@@ -163,7 +165,8 @@ def _differences(results: Mapping[str, Any], levels: Mapping[str, str]) -> str:
     head = ("difference", "by", "value ± standard error", "unit", "σ from BAR", "method", "")
     note = (
         "<p>All labelled copies of an isomer count, except where one copy of each is said. The harmonic value is no "
-        "estimate of the others: its distance from them is the anharmonicity.</p>"
+        "estimate of the others: its distance from them is the anharmonicity. All but the line with the quantum "
+        "correction, where there is one, are of classical nuclei.</p>"
     )
     return table(head, rows, numbers=(2, 4)) + note
 

@@ -49,6 +49,10 @@ def free_energy_difference(job: IsomerJob, isomers: Sequence[IsomerQuantities], 
     )
     harmonic = Estimate(second.harmonic().value - first.harmonic().value, 0.0, first.unit, "harmonic superposition")
     others = {"per_labelled_basin": per_copy, "harmonic": harmonic, **scaled}
+    if job.built.system.units == "metal":
+        value = main.value + second.quantum_correction() - first.quantum_correction()
+        method = f"{main.method}; quantum correction of the harmonic vibrations, zero-point energy included"
+        others["quantum"] = Estimate(value, main.stderr, main.unit, method)
     return main.as_dict() | as_dicts(others) | {"budget": budget.as_dict()}
 
 

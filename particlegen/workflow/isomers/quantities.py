@@ -59,6 +59,17 @@ class IsomerQuantities:
         value = self.minimum.free_energy(self.job.built.state)
         return Estimate(value, 0.0, self.unit, "harmonic superposition about the minimum")
 
+    def _zero_point(self) -> dict[str, Estimate]:
+        """In metal units: masses and ħ have no value in reduced ones."""
+        if self.job.built.system.units != "metal":
+            return {}
+        value = self.minimum.zero_point_energy(self.job.built.masses)
+        return {"zero_point_energy": Estimate(value, 0.0, self.unit, "harmonic vibrations about the minimum")}
+
+    def quantum_correction(self) -> float:
+        """F_quantum − F_classical of the harmonic vibrations, in eV."""
+        return self.minimum.quantum_correction(self.job.built.state, self.job.built.masses)
+
     def share(self, part: str, what: str) -> Estimate:
         tried = self.counts.get(f"{part}.proposed", 0)
         return _share(self.counts.get(f"{part}.{what}", 0), tried, f"share of {tried} proposals")
@@ -79,6 +90,7 @@ class IsomerQuantities:
             "free_energy_harmonic": self.harmonic(),
             "energy_minimum": Estimate(self.minimum.energy, 0.0, self.unit, "optimised with the engine"),
             "copies": count(frame.copies),
+            **self._zero_point(),
             "acceptance": self.moved(),
             "acceptance_local": self.share(local, "accepted"),
             "left_basin": self.share(local, "left_basin"),
