@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 
 from particlegen.estimate import work_distributions
 from particlegen.report import IsomerReport, advise, render_isomers
-from particlegen.report.isomer_figures import structure
+from particlegen.report.isomer_figures import structure, vibrations
 
 NAMES = ("ring", "chain")
 
@@ -111,6 +112,19 @@ def test_another_engine_is_no_part_of_the_answer(data):
     page = render_isomers(replace(data, results=checked))
     assert "another engine, no part of the answer" in page and "What another engine says" in page
     assert "1.2500" in page and "not known" in page and "all diagnostics in order" in page
+
+
+def test_vibrations_are_shown_with_their_sticks_and_what_they_rest_on(data):
+    block = {"frequency": [0.0, 1.0, 2.0], "density": [0.0, 3.0, 0.5], "stderr": [0.0, 0.1, 0.1], "unit": "1/tau"}
+    block |= {"harmonic": [0.9, 1.1], "resolution": number(0.1), "left_basin": number(0.25, 0.1)}
+    before = render_isomers(data).count("<figure>")
+    page = render_isomers(replace(data, results=results() | {"vibrations": {name: block for name in NAMES}}))
+    assert page.count("<figure>") == before + 1
+    assert "<h2>Vibrations" in page and "0.25 ± 0.10" in page
+    (axis,) = vibrations({name: block for name in NAMES}, "1/tau").axes
+    rows = [part for part in axis.collections if isinstance(part, LineCollection)]
+    sticks = [{segment[0][0] for segment in row.get_segments()} for row in rows]
+    assert sticks.count({0.9, 1.1}) == 2
 
 
 def test_unknown_parts_are_said_and_missing_ones_left_out(data):

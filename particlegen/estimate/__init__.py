@@ -28,6 +28,7 @@ from particlegen.estimate.observables import Curve, EnergyHistograms, energy_his
 from particlegen.estimate.result import Estimate
 from particlegen.estimate.spectra import absorption, broadened, complete_up_to
 from particlegen.estimate.surrogate import SurrogateCorrection, agree, one_sided, reweighted, two_sided
+from particlegen.estimate.vibrations import HANN_RESOLUTION, density_of_states, velocity_spectra
 from particlegen.estimate.weights import (
     bootstrap_stderr,
     discard_fraction,
@@ -42,6 +43,7 @@ from particlegen.estimate.weights import (
 )
 
 __all__ = [
+    "HANN_RESOLUTION",
     "Curve",
     "EnergyHistograms",
     "ErrorBudget",
@@ -58,6 +60,7 @@ __all__ = [
     "bootstrap_stderr",
     "broadened",
     "complete_up_to",
+    "density_of_states",
     "difference",
     "discard_fraction",
     "effective_sample_size",
@@ -85,5 +88,6 @@ __all__ = [
     "statistical_inefficiency",
     "structure_factor",
     "two_sided",
+    "velocity_spectra",
     "work_distributions",
 ]

@@ -22,6 +22,7 @@ __all__ = [
     "spectra",
     "structure",
     "traces",
+    "vibrations",
     "work",
 ]
 
@@ -33,6 +34,10 @@ SHADES = ((1.0, 0.00, 0.0), (0.78, 0.18, 0.12), (0.50, 0.38, 0.28), (0.22, 0.62,
 
 POINTS = 400
 """At most so many points of a trace are drawn."""
+
+
+STICK = 0.08
+"""Height of a row of sticks below a density, as a share of the density's maximum."""
 
 
 def _mixed(colour: Sequence[float], white: float) -> tuple[float, float, float]:
@@ -158,6 +163,30 @@ def densities(curves: Mapping[str, Mapping[str, Sequence[float]]], x_label: str,
         x, y, error = (np.asarray(block[key], dtype=float) for key in ("value", "density", "stderr"))
         Curve(x, y, error, name, x_label, "density").plot(axis, color=_colour(number), lw=1.3)
     axis.set(title=title, ylim=(0.0, None))
+    axis.legend()
+    return figure
+
+
+@styled
+def vibrations(spectra: Mapping[str, Mapping[str, Any]], unit: str) -> Figure:
+    """Densities of vibrational states of isomers; below them a row of sticks for each minimum's harmonic frequencies.
+
+    Args:
+        spectra: by isomer, `frequency`, `density`, `stderr` and `harmonic`.
+        unit: of the frequencies.
+    """
+    figure, (axis,) = new_figure(width=7.0, height=3.4)
+    top = max(float(np.max(block["density"])) for block in spectra.values())
+    for number, (name, block) in enumerate(spectra.items()):
+        x, y, error = (np.asarray(block[key], dtype=float) for key in ("frequency", "density", "stderr"))
+        Curve(x, y, error, name, f"frequency ({unit})", "vibrations per unit of frequency").plot(
+            axis, color=_colour(number), lw=1.2
+        )
+        low = -STICK * top * (number + 1)
+        axis.vlines(block["harmonic"], low + 0.2 * STICK * top, low + STICK * top, color=_colour(number), lw=1.2)
+    last = max(float(np.max(block["harmonic"])) for block in spectra.values())
+    axis.set(title="Vibrational density of states", xlim=(0.0, 1.25 * last), ylim=(-STICK * top * len(spectra), None))
+    axis.axhline(0.0, color="#999999", lw=0.8)
     axis.legend()
     return figure
 

@@ -52,6 +52,14 @@ ROWS = (
 )
 
 
+QUALITY = (
+    ("resolution", "Width of a sharp line"),
+    ("energy_drift", "Change of the energy along a trajectory"),
+    ("left_basin", "Trajectories sent back at the basin's border"),
+    ("reversals", "How often each"),
+)
+
+
 @dataclass(frozen=True)
 class IsomerReport:
     """What the page of isomers shows.
@@ -59,8 +67,9 @@ class IsomerReport:
     Args:
         title: the run's name.
         results: content of `results.json`. Where it holds `rounds` (free energies by round), `learned` (errors by
-            round, parity) or `spectra` (by isomer: `energies`, `mean`,
-            `stderr`, `zero_kelvin`) or `check` (by isomer, the shift to another engine), they get a section.
+            round, parity), `vibrations` (by isomer: `frequency`, `density`, `stderr`, `harmonic`), `spectra` (by
+            isomer: `energies`, `mean`, `stderr`, `zero_kelvin`) or `check` (by isomer, the shift to another engine),
+            they get a section.
         manifest: content of `manifest.json`.
         workflow_yaml: the canonical workflow.
         kt: k_B T in the unit of energy.
@@ -101,6 +110,8 @@ def render_isomers(data: IsomerReport) -> str:
         ("Why to believe it", _evidence(data)),
         ("What they look like in motion", _observables(data)),
     ]
+    if "vibrations" in data.results:
+        sections.append(("Vibrations", _vibrations(data.results["vibrations"])))
     if "rounds" in data.results:
         sections.append(("How it settled", _rounds(data)))
     if "spectra" in data.results:
@@ -280,6 +291,24 @@ def _checks(checks: Mapping[str, Any]) -> str:
     head = ("isomer", "engine", "F less that of the answer", "unit", "labels", "failed", "Pareto k", "warnings")
     note = "<p>Only the difference of two shifts has a meaning: engines count energies from zeros of their own.</p>"
     return table(head, rows, numbers=(2, 4, 5, 6)) + note
+
+
+def _vibrations(found: Mapping[str, Any]) -> str:
+    """The density of states, and what tells whether the trajectories are good."""
+    unit = next(str(block["unit"]) for block in found.values())
+    caption = (
+        "Power spectra of the velocities; the bands are one standard error. Sticks are the harmonic frequencies of the "
+        "minima: what is shifted or widened against them is anharmonic."
+    )
+    rows = []
+    for key, title in QUALITY:
+        entries = [entry_of(block, key) for block in found.values()]
+        unit_here = next((str(entry.get("unit", "")) for entry in entries if entry is not None), "")
+        values = [quantity(block, key) for block in found.values()]
+        cells = ["–" if value is None else escape(format_quantity(*value)) for value in values]
+        rows.append((f"{escape(title)}<br><code>{escape(key)}</code>", escape(unit_here), *cells))
+    drawn = figure_block(figures.vibrations(found, unit), "Vibrational density of states", caption)
+    return drawn + table(("quantity", "unit", *found), rows, numbers=range(2, 2 + len(found)))
 
 
 def _rounds(data: IsomerReport) -> str:

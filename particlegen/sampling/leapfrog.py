@@ -82,10 +82,10 @@ def leapfrog(
         geometry: whose `shift` moves the particles.
         start: where it begins.
         beta: 1/kT.
-        steps: `(chain,)` length of a step.
+        steps: length of a step, `(chain,)` or, where particles have masses, `(chain, N)`.
         leaps: number of steps.
     """
-    scale = steps[:, None, None]
+    scale = steps[:, :, None] if steps.ndim == 2 else steps[:, None, None]
     pull = beta * scale
     x, u, f, alive = (part.clone() for part in (start.positions, start.energies, start.forces, start.ok))
     p = start.momenta + 0.5 * pull * f

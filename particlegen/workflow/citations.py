@@ -26,6 +26,8 @@ METHODS = {
     "pareto_k": "A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry, J. Mach. Learn. Res. 25, 1 (2024)",
     "tddft": "M. E. Casida, in Recent Advances in Density Functional Methods I, World Scientific (1995), p. 155",
     "nuclear ensemble": "R. Crespo-Otero, M. Barbatti, Theor. Chem. Acc. 131, 1237 (2012)",
+    "verlet": "W. C. Swope, H. C. Andersen, P. H. Berens, K. R. Wilson, J. Chem. Phys. 76, 637 (1982)",
+    "velocity spectrum": "J. M. Dickey, A. Paskin, Phys. Rev. 188, 1407 (1969)",
     "freud": "V. Ramasubramani et al., Comput. Phys. Commun. 254, 107275 (2020)",
 }
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from particlegen.workflow.isomers.job import ADAPTATION, CORRECTION, MINIMA, PRODUCTION, IsomerJob
+from particlegen.workflow.isomers.job import ADAPTATION, CORRECTION, MINIMA, PRODUCTION, VIBRATIONS, IsomerJob
 from particlegen.workflow.isomers.production import AUDIT, DRAWS, MIXTURE
 from particlegen.workflow.spent import as_dicts, count
 
@@ -15,7 +15,7 @@ def energy_calls(job: IsomerJob) -> dict[str, Any]:
     """Energies that the answer rests on; the same whether or not the run was interrupted."""
     drawn = job.store.read(DRAWS, "energy")
     sampled = float(np.isfinite(drawn).sum() + job.store.read(DRAWS, "failed").sum())
-    for stage in (MIXTURE, AUDIT):
+    for stage in (MIXTURE, AUDIT, VIBRATIONS):
         saved = job.load(stage)
         sampled += float(saved.metadata["calls"]) if saved else 0.0
     for stage in (ADAPTATION, PRODUCTION, CORRECTION):

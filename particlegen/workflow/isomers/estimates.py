@@ -14,6 +14,7 @@ from particlegen.workflow.isomers.production import CHAINS, DRAWS
 from particlegen.workflow.isomers.quantities import IsomerQuantities
 from particlegen.workflow.isomers.spectra import excitation_calls, spectra
 from particlegen.workflow.isomers.states import stored_states
+from particlegen.workflow.isomers.vibrations import vibrational_densities
 from particlegen.workflow.results import results_head
 from particlegen.workflow.spent import with_calls
 
@@ -47,7 +48,8 @@ def run_estimates(job: IsomerJob) -> None:
     }
     if job.workflow.learned is not None:
         results["learned"] = learning_summary(job)
-    results |= {key: found for key, found in (("spectra", spectra(job)), ("check", checks(job))) if found}
+    asked = {"vibrations": vibrational_densities(job), "spectra": spectra(job), "check": checks(job)}
+    results |= {key: found for key, found in asked.items() if found}
     job.folder.write_json(job.folder.results_file, results)
 
 

@@ -43,12 +43,14 @@ __all__ = [
     "ORIENTATIONS",
     "PRODUCTION",
     "TOLERANCE",
+    "VIBRATIONS",
     "IsomerJob",
     "engine_card",
     "weighed",
 ]
 
 MINIMA, ADAPTATION, PRODUCTION, CORRECTION = "minima", "adaptation", "production", "correction"
+VIBRATIONS = "vibrations"
 
 
 ORIENTATIONS = 4

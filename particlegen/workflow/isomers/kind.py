@@ -28,6 +28,7 @@ from particlegen.workflow.isomers.report import run_report
 from particlegen.workflow.isomers.run import IsomerRun
 from particlegen.workflow.isomers.schema import IsomerWorkflow
 from particlegen.workflow.isomers.spectra import run_spectra
+from particlegen.workflow.isomers.vibrations import run_vibrations
 from particlegen.workflow.kind import Outline, Provenance
 
 __all__ = ["ISOMERS"]
@@ -41,6 +42,7 @@ class _Isomers:
         "adaptation": run_adaptation,
         "production": run_production,
         "correction": run_correction,
+        "vibrations": run_vibrations,
         "spectra": run_spectra,
         "check": run_check,
         "estimates": run_estimates,
@@ -71,8 +73,8 @@ class _Isomers:
             engines[other] = engine_digest(other, relative_to)
         texts = [PACKAGE, *built.citations, *(str(text) for each in cards for text in each.data.get("citations", ()))]
         keys = ["adaptive flow", "eckart", "coupling", "isir", "hmc", "bar", "r_hat", "pareto_k"]
-        if workflow.spectra is not None:
-            keys += ["tddft", "nuclear ensemble"]
+        keys += [] if workflow.vibrations is None else ["verlet", "velocity spectrum"]
+        keys += [] if workflow.spectra is None else ["tddft", "nuclear ensemble"]
         return Provenance(
             _system_hash(built),
             (built.card, *cards),

@@ -3,6 +3,7 @@
 from particlegen.isomers import BuiltCluster
 from particlegen.workflow.isomers.learning import labels_reserved
 from particlegen.workflow.isomers.schema import IsomerWorkflow
+from particlegen.workflow.isomers.vibrations import trajectory_energies
 from particlegen.workflow.plans import PlannedStage
 
 __all__ = ["planned_stages"]
@@ -57,7 +58,15 @@ def planned_stages(workflow: IsomerWorkflow, built: BuiltCluster) -> tuple[Plann
 
 def _observations(workflow: IsomerWorkflow, isomers: int) -> list[PlannedStage]:
     """The stages between correction and estimates that the workflow asks for."""
-    stages, spectra, check = [], workflow.spectra, workflow.check
+    stages, vibrations, spectra, check = [], workflow.vibrations, workflow.spectra, workflow.check
+    if vibrations is not None:
+        said = f"trajectories of {vibrations.periods} periods on {{}}, {vibrations.steps} steps each"
+        energies = float(isomers * trajectory_energies(workflow))
+        stages.append(
+            PlannedStage("vibrations", said.format("the engine"), energies)
+            if workflow.learned is None
+            else PlannedStage("vibrations", said.format("the learned potentials"), 0.0, energies)
+        )
     if spectra is not None:
         said = f"TDDFT, {spectra.states} roots: the minimum and {spectra.configurations} states of each isomer"
         stages.append(PlannedStage("spectra", said, isomers * (1 + spectra.configurations)))

@@ -10,10 +10,11 @@ from particlegen.io.checkpoint import load_checkpoint
 from particlegen.isomers import BuiltCluster, build_cluster
 from particlegen.settings import InputError
 from particlegen.system import ParticleSystem
-from particlegen.workflow.isomers.job import ADAPTATION
+from particlegen.workflow.isomers.job import ADAPTATION, VIBRATIONS
 from particlegen.workflow.isomers.production import AUDIT
 from particlegen.workflow.isomers.schema import IsomerWorkflow
 from particlegen.workflow.isomers.surrogate import frozen_potentials
+from particlegen.workflow.isomers.vibrations import units_of_vibrations
 from particlegen.workflow.opened import Run, StageStatus, as_estimate
 
 __all__ = ["IsomerRun"]
@@ -84,6 +85,7 @@ class IsomerRun(Run):
         finished = self.folder.results_file.is_file()
         units = float(settings.adaptation.rounds * isomers)
         corrected = float(isomers * (1 + settings.correction.decisions))
+        vibrations = units_of_vibrations(settings, isomers)
         # The last part of production, the quenches, follows the last state.
         produced = finished or load_checkpoint(self.folder.checkpoints, AUDIT) is not None
         return [
@@ -91,6 +93,7 @@ class IsomerRun(Run):
             self._counted("adaptation", units),
             StageStatus("production", _state(done, produced), done, states),
             *([] if settings.learned is None else [self._counted("correction", corrected)]),
+            *([self._counted(VIBRATIONS, float(vibrations))] if vibrations else []),
             *self._observations(),
             StageStatus("estimates", _state(0.0, finished)),
             StageStatus("report", _state(0.0, self.folder.report_file.is_file())),

@@ -21,6 +21,7 @@ __all__ = [
     "LearnedEnergy",
     "ProductionSettings",
     "SpectraSettings",
+    "VibrationSettings",
 ]
 
 
@@ -136,6 +137,22 @@ class ProductionSettings(Section):
     block: int = Field(default=50, ge=1)
 
 
+class VibrationSettings(Section):
+    """Trajectories at constant energy, from states of production, for the vibrational density of states.
+
+    Args:
+        states: trajectories of each isomer; in a learned run at most `correction.labels`.
+        periods: length of a trajectory, in periods of the stiffest harmonic vibration of all isomers. Lines are
+            resolved to about 1.4/`periods` of its frequency.
+        steps: of velocity Verlet in such a period; lines of the stiffest vibrations are found too high by the share
+            1.6/`steps`².
+    """
+
+    states: int = Field(default=32, ge=2, le=10_000)
+    periods: int = Field(default=128, ge=8, le=100_000)
+    steps: int = Field(default=24, ge=16, le=1_000)
+
+
 class IsomerStop(Section):
     """What a finished run has to reach; below it the exit code is 4.
 
@@ -192,7 +209,7 @@ class CheckSettings(Section):
 
 
 class IsomerWorkflow(WorkflowBase):
-    """Isomers of a cluster: minima → adaptation → production → correction → estimates → report."""
+    """Isomers of a cluster: minima → adaptation → production → correction → vibrations → estimates → report."""
 
     kind: Literal["isomers"]
     system: ClusterSettings
@@ -203,6 +220,7 @@ class IsomerWorkflow(WorkflowBase):
     chains: ChainSettings = ChainSettings()
     adaptation: AdaptationSettings = AdaptationSettings()
     production: ProductionSettings = ProductionSettings()
+    vibrations: VibrationSettings | None = None
     stop: IsomerStop = IsomerStop()
     spectra: SpectraSettings | None = None
     check: CheckSettings | None = None
