@@ -10,7 +10,7 @@ from particlegen.energy import SystemSettings, TorchPairEnergy, build_system
 from particlegen.estimate import density_of_states, velocity_spectra
 from particlegen.geometry import FreeSpace
 from particlegen.isomers import EckartFrame, hessian, optimise
-from particlegen.sampling import (
+from particlegen.sampling.dynamics import (
     confined,
     log_rest_weight,
     rest_momenta,

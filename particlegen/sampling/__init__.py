@@ -3,14 +3,6 @@
 from particlegen.sampling.blocks import FrameBlock
 from particlegen.sampling.composite import Cycle, RandomScan
 from particlegen.sampling.delayed import DelayedAcceptance, DelayedState
-from particlegen.sampling.dynamics import (
-    confined,
-    log_rest_weight,
-    rest_momenta,
-    thermal_steps,
-    total_energy,
-    turned_back,
-)
 from particlegen.sampling.equilibration import Equilibration, diagnose, energies_by_chain
 from particlegen.sampling.free_energy import free_energy_by_integration, free_energy_by_tempering
 from particlegen.sampling.hamiltonian import sample_hamiltonian
@@ -37,17 +29,11 @@ __all__ = [
     "RandomScan",
     "ReferenceSettings",
     "State",
-    "confined",
     "diagnose",
     "energies_by_chain",
     "free_energy_by_integration",
     "free_energy_by_tempering",
-    "log_rest_weight",
-    "rest_momenta",
     "sample_hamiltonian",
     "sample_reference",
-    "thermal_steps",
-    "total_energy",
     "tuned",
-    "turned_back",
 ]

@@ -74,7 +74,7 @@ def run_vibrations(job: IsomerJob) -> None:
     reversed, which keeps the ensemble of the isomer (see `sampling.dynamics`).
 
     Raises:
-        RunError: no state to start from has a force.
+        RunError: fewer than two states to start from have forces.
     """
     settings, isomers = job.workflow.vibrations, job.built.isomers
     if settings is None:
@@ -115,8 +115,11 @@ def _block(
         x, log_w = weighted_states(job, index, settings.states)
         x = centred(x)
         energies, forces, ok = target.evaluate(x)
-        if not ok.any():
-            raise RunError(f"isomer {name}: no forces at the states of production: {target.engine.first_failure}")
+        if ok.sum() < 2:
+            raise RunError(
+                f"isomer {name}: forces at {int(ok.sum())} of {len(ok)} states of production, 2 are needed to tell an "
+                f"error; {target.engine.first_failure}"
+            )
         x, log_w = x[ok], log_w[ok] + dynamics.log_rest_weight(x[ok], masses)
         momenta = dynamics.rest_momenta(x, masses, job.stream(VIBRATIONS, index))
         phase = Phase(x, momenta, energies[ok], forces[ok], ok[ok])
@@ -129,6 +132,7 @@ def _block(
     step, reversals = _time_step(job, settings), held["reversals"].clone()
     labels = torch.full((len(reversals),), index)
     steps = dynamics.thermal_steps(len(labels), step, beta, masses)
+    visited: list[Phase] = []
     for _ in range(blocks[block]):
         after = leapfrog(target.evaluate, target.geometry, phase, beta, steps, _leaps(settings))
         inside = after.ok.clone()
@@ -136,9 +140,12 @@ def _block(
         failed += int((~after.ok).sum())
         reversals += ~inside
         phase = dynamics.confined(phase, after, inside)
-        turned = dynamics.turned_back(phase.momenta, phase.positions, held["start"], masses)
-        velocities.append(turned.flatten(1)[:, None])
+        visited.append(phase)
         changes.append((dynamics.total_energy(phase, beta) - held["began"])[:, None])
+    momenta, x = (torch.stack([getattr(each, part) for each in visited], 1) for part in ("momenta", "positions"))
+    start = held["start"][:, None].expand_as(x)
+    turned = dynamics.turned_back(momenta.flatten(0, 1), x.flatten(0, 1), start.flatten(0, 1), masses)
+    velocities.append(turned.reshape(*x.shape[:2], -1))
     kept = torch.cat(velocities, 1)
     notes = {"calls": notes["calls"] + target.engine.calls, "failed": notes["failed"] | {name: failed}}
     held = held | {"changes": torch.cat(changes, 1), "reversals": reversals}
