@@ -1,6 +1,7 @@
 """A run checked by another engine: its difference, from few labels, is that engine's own; counts; resume; refusals."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from particlegen.settings import InputError
 from particlegen.workflow.planning import plan
 
 LABELS = 24
+TINY = Path(__file__).parent / "workflows" / "tiny_isomers.yaml"
 
 
 class Stop(Exception):
@@ -86,12 +88,30 @@ def test_its_labels_are_counted_apart_kept_and_not_paid_for_twice(run):
     assert {stage.name: stage.state for stage in run.status()}["check"] == "done"
 
 
-def test_an_interrupted_check_ends_with_the_same_answer(run, tmp_path):
-    again = json.loads((particlegen.run(workflow(tmp_path), out=tmp_path / "run").folder.results_file).read_text())
-    first = dict(run.results)
-    for results in (first, again):
-        results.pop("spent")
-    assert again == first
+def test_without_learning_its_own_engine_is_asked_too_and_a_resumed_run_answers_alike(tmp_path):
+    tiny = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    workflow(tmp_path)
+    tiny["check"] = {"engine": "deeper.yaml", "labels": LABELS}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+
+    def listener(event):
+        if event.kind == "progress" and event.stage == "check" and event.fields["done"] == stop:
+            raise Stop
+
+    stop = None
+    whole = particlegen.run(tmp_path / "tiny.yaml", out=tmp_path / "whole", listener=listener)
+    stop = LABELS + 16  # within the second isomer
+    with pytest.raises(Stop):
+        particlegen.run(tmp_path / "tiny.yaml", out=tmp_path / "again", listener=listener)
+    again = particlegen.resume(tmp_path / "again")
+    first, second = (json.loads((each.folder.path / "results.json").read_text()) for each in (whole, again))
+    for results in (first, second):
+        assert results.pop("spent")["calls"]["torch_pair"]["value"] > 0
+    assert first == second
+    notes = load_checkpoint(whole.folder.checkpoints, "check").metadata  # pyright: ignore[reportOptionalMemberAccess]
+    assert [note["engine_labels"] for note in notes.values()] == [LABELS, LABELS]
+    plain = particlegen.run(TINY, out=tmp_path / "plain").results["energy_calls"]["torch_pair"]["value"]
+    assert first["energy_calls"]["torch_pair"]["value"] == plain + 2 * LABELS
 
 
 def test_what_the_check_may_not_be(tmp_path):
