@@ -57,7 +57,8 @@ def test_every_catalogue_workflow_is_valid_and_commented(name):
     planned = plan(name)
     own = {"glass": ["reference", "training", "generation"], "isomers": ["minima", "adaptation", "production"]}
     workflow = load_workflow(name)[0]
-    asked = [section for section in ("spectra", "check") if getattr(workflow, section, None) is not None]
+    sections = {"learned": "correction"} | {section: section for section in ("vibrations", "spectra", "check")}
+    asked = [stage for section, stage in sections.items() if getattr(workflow, section, None) is not None]
     assert [stage.name for stage in planned.stages] == [*own[workflow.kind], *asked, "estimates", "report"]
     assert planned.stages[0].energy_calls > 0 and planned.memory_bytes < 24e9
     text = (ROOT / "workflows" / f"{name}.yaml").read_text()
