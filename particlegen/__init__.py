@@ -2,22 +2,22 @@
 
 >>> import particlegen
 >>> sorted(set(particlegen.__all__) - {"__version__"})
-['Run', 'open_run', 'resume', 'run']
+['Run', 'extend', 'open_run', 'resume', 'run']
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from particlegen.workflow import Run, open_run, resume, run
+    from particlegen.workflow import Run, extend, open_run, resume, run
 
-__all__ = ["Run", "__version__", "open_run", "resume", "run"]
+__all__ = ["Run", "__version__", "extend", "open_run", "resume", "run"]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """The workflow room is loaded when first asked for, so that `import particlegen.geometry` stays light."""
-    if name in ("Run", "open_run", "resume", "run"):
+    if name in ("Run", "extend", "open_run", "resume", "run"):
         from particlegen import workflow
 
         return getattr(workflow, name)

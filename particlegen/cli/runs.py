@@ -1,4 +1,4 @@
-"""Commands that compute: run, resume, validate, report."""
+"""Commands that compute: run, extend, resume, validate, report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,6 +42,25 @@ def run(
 
     with ProgressDisplay(quiet) as display:
         finished = engine.run(workflow, out=to, set=set_, resources=resources, listener=display)
+    _conclude(finished)
+
+
+@guarded
+def extend(
+    folder: FolderArgument,
+    to: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Run folder; default: the next free runs/NAME-NNN."),
+    ] = None,
+    set_: SetOption = None,
+    resources: ResourcesOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Go on from a run on isomers with other settings, into a fresh folder; what it learned is taken over."""
+    from particlegen import workflow as engine
+
+    with ProgressDisplay(quiet) as display:
+        finished = engine.extend(folder, out=to, set=set_, resources=resources, listener=display)
     _conclude(finished)
 
 
@@ -103,5 +122,6 @@ def _conclude(finished: "Run") -> None:
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
-    for name, command in (("run", run), ("resume", resume), ("validate", validate), ("report", report)):
+    commands = ("run", run), ("extend", extend), ("resume", resume), ("validate", validate), ("report", report)
+    for name, command in commands:
         app.command(name)(command)

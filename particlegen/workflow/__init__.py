@@ -12,7 +12,7 @@ from particlegen.workflow.opened import Run, StageStatus
 from particlegen.workflow.planning import Plan, plan
 from particlegen.workflow.plans import PlannedStage
 from particlegen.workflow.resources import Resources, load_resources, resources_schema
-from particlegen.workflow.runner import resume, run
+from particlegen.workflow.runner import extend, resume, run
 from particlegen.workflow.schema import load_workflow, workflow_schema
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Run",
     "StageStatus",
     "WorkflowBase",
+    "extend",
     "load_resources",
     "load_workflow",
     "network_cards",

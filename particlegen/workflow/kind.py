@@ -75,6 +75,14 @@ class Kind(Protocol):
 
     def provenance(self, workflow: Any, built: Any, relative_to: Path) -> Provenance: ...
 
+    def origin(self, workflow: Any, built: Any, provenance: Provenance, relative_to: Path) -> Mapping[str, Any]:
+        """The run that this one goes on from, for the manifest; empty where it starts from nothing.
+
+        Raises:
+            InputError: there is none, or what it has cannot be taken over.
+        """
+        ...
+
     def outline(self, workflow: Any, built: Any) -> Outline: ...
 
     def workers(self, workflow: Any) -> int:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,15 @@ LIBRARIES = ("torch", "numpy", "numba", "scipy", "h5py", "freud-analysis", "pyda
 
 
 def build_manifest(
-    workflow: WorkflowBase, provenance: Provenance, relative_to: Path, name: str, device: str
+    workflow: WorkflowBase,
+    provenance: Provenance,
+    origin: Mapping[str, Any],
+    relative_to: Path,
+    name: str,
+    device: str,
 ) -> dict[str, Any]:
     """The content of `manifest.json`."""
-    return {
+    manifest = {
         "name": name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "particlegen": __version__,
@@ -38,6 +44,7 @@ def build_manifest(
         "relative_to": str(relative_to.resolve()),
         "citations": provenance.citations,
     }
+    return manifest | ({"start_from": dict(origin)} if origin else {})
 
 
 def _digest(content: bytes) -> str:

@@ -42,6 +42,7 @@ def plan(
     """The plan of a workflow; arguments and errors as `run`, nothing is written."""
     prepared = prepare(workflow, set)
     machine, device = prepare_machine(resources)
+    prepared.origin()
     outline = prepared.kind.outline(prepared.workflow, prepared.built)
     return Plan(
         system=outline.system,

@@ -17,14 +17,14 @@ from particlegen.workflow.base import WorkflowBase
 from particlegen.workflow.executors import check_executor, open_executor
 from particlegen.workflow.folder import Journal, RunFolder, next_run_folder
 from particlegen.workflow.job import stop_on_signals
-from particlegen.workflow.kind import Kind
+from particlegen.workflow.kind import Kind, Provenance
 from particlegen.workflow.kinds import KINDS, open_run
 from particlegen.workflow.manifest import build_manifest, check_manifest
 from particlegen.workflow.opened import Run
 from particlegen.workflow.resources import Resources, load_resources
 from particlegen.workflow.schema import canonical_yaml, load_workflow
 
-__all__ = ["Prepared", "prepare", "prepare_machine", "resume", "run"]
+__all__ = ["Prepared", "extend", "prepare", "prepare_machine", "resume", "run"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,14 @@ class Prepared:
     built: Any
     relative_to: Path
     name: str
+
+    def provenance(self) -> Provenance:
+        """What a run of it depends on."""
+        return self.kind.provenance(self.workflow, self.built, self.relative_to)
+
+    def origin(self) -> Mapping[str, Any]:
+        """The run that it goes on from; empty where it starts from nothing. Raises InputError, see `Kind.origin`."""
+        return self.kind.origin(self.workflow, self.built, self.provenance(), self.relative_to)
 
 
 def prepare(workflow: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | list[str] | None) -> Prepared:
@@ -85,14 +93,55 @@ def run(
         RunError: an engine failed or the disk is full; what was finished can be resumed.
         Interrupted: a signal came; what was finished can be resumed.
     """
-    prepared = prepare(workflow, set)
-    provenance = prepared.kind.provenance(prepared.workflow, prepared.built, prepared.relative_to)
+    return _begin(prepare(workflow, set), out, resources, listener)
+
+
+def extend(
+    folder: str | Path,
+    out: str | Path | None = None,
+    set: Mapping[str, Any] | list[str] | None = None,
+    resources: str | Path | Resources | None = None,
+    listener: EventSink = ignore,
+) -> Run:
+    """Go on from a run into a fresh folder, with other settings: a temperature, more labels, a longer production.
+
+    The workflow is that of the run with `set` applied and `start_from` naming the folder, which is only read. What is
+    taken over is for the kind of workflow to say; every estimate comes from new sampling.
+
+    Args:
+        folder: of a run whose adaptation is finished.
+        out, set, resources, listener: as `run`.
+
+    Raises:
+        InputError: no run there, its kind of workflow cannot be extended, or `set` changes what has to stay the same.
+        RunError, Interrupted: as `run`.
+    """
+    opened = open_run(folder)
+    if "start_from" not in type(opened.workflow).model_fields:
+        raise InputError(f"{folder}: a run of kind {opened.workflow.kind!r} cannot be extended; start a new one")
+    loaded, _, _ = load_workflow(opened.folder.workflow_file, set)
+    there, base = opened.folder.path.resolve(), opened.relative_to.resolve()
+    start_from = there.relative_to(base) if there.is_relative_to(base) else there
+    workflow = loaded.model_copy(update={"start_from": str(start_from)})
+    kind = KINDS[workflow.kind]
+    built = kind.build(workflow, opened.relative_to)
+    name = str(opened.manifest["name"])
+    return _begin(Prepared(workflow, kind, built, opened.relative_to, name), out, resources, listener)
+
+
+def _begin(
+    prepared: Prepared, out: str | Path | None, resources: str | Path | Resources | None, listener: EventSink
+) -> Run:
+    """Run into a fresh folder."""
+    provenance, origin = prepared.provenance(), prepared.origin()
     machine, device = prepare_machine(resources)
     with _failures_explained(Path(out) if out is not None else Path("runs")):
         folder = RunFolder.create(Path(out) if out is not None else next_run_folder(prepared.name))
         try:
             atomic.write_text(folder.workflow_file, canonical_yaml(prepared.workflow))
-            manifest = build_manifest(prepared.workflow, provenance, prepared.relative_to, prepared.name, str(device))
+            manifest = build_manifest(
+                prepared.workflow, provenance, origin, prepared.relative_to, prepared.name, str(device)
+            )
             folder.write_json(folder.manifest_file, manifest)
         except BaseException:
             # A folder without both is no run: leave it empty, so that the same command works once there is space.

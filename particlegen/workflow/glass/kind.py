@@ -72,6 +72,11 @@ class _Glass:
         engines = {} if name is None else {name: engine_digest(name, relative_to)}
         return Provenance(system_hash(built), (built.card, *named), engines, citations(workflow, built, named))
 
+    def origin(
+        self, workflow: GlassWorkflow, built: BuiltSystem, provenance: Provenance, relative_to: Path
+    ) -> Mapping[str, Any]:
+        return {}
+
     def workers(self, workflow: GlassWorkflow) -> int:
         return workflow.reference.workers
 

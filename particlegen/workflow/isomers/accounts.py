@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from particlegen.workflow.isomers.job import ADAPTATION, CORRECTION, MINIMA, PRODUCTION, VIBRATIONS, IsomerJob
+from particlegen.workflow.isomers.labels import taken
 from particlegen.workflow.isomers.production import AUDIT, DRAWS, MIXTURE
 from particlegen.workflow.spent import as_dicts, count
 
@@ -41,7 +42,8 @@ def learning_summary(job: IsomerJob) -> dict[str, Any]:
     if saved is None or minima is None:
         return {}
     names = [isomer.name for isomer in job.built.isomers]
-    adapted = job.adapted.metadata
+    adapted, inherited = job.adapted.metadata, job.inherited
+    taken_over = [] if inherited is None else [len(taken(name, inherited.tensors)["energies"]) for name in names]
     return {
         "rounds": {name: adapted[name]["rounds"] for name in names},
         "left_out_rmse": {name: adapted[name]["left_out_rmse"] for name in names},
@@ -49,6 +51,7 @@ def learning_summary(job: IsomerJob) -> dict[str, Any]:
             "minima": minima.metadata["calls"],
             "adaptation": sum(adapted[name]["labels"] for name in names),
             "correction": sum(saved.metadata[name]["labels"] for name in names),
+            **({"inherited": sum(taken_over)} if taken_over else {}),
         },
         "delayed_acceptance": {name: saved.metadata[name].get("delayed") for name in names},
         "parity": {

@@ -38,8 +38,9 @@ def run_adaptation(job: IsomerJob) -> None:
     units = settings.rounds * len(isomers)
     if done == units:
         return
-    tensors: dict[str, Tensor] = dict(saved.tensors) if saved else {}
-    notes: dict[str, Any] = dict(saved.metadata) if saved else {}
+    start = saved or job.inherited
+    tensors: dict[str, Tensor] = dict(start.tensors) if start else {}
+    notes: dict[str, Any] = dict(start.metadata) if start else {}
     job.emit(Event("started", ADAPTATION, f"{settings.rounds} rounds of {job.workflow.chains.count} chains per isomer"))
     for unit in range(done, units):
         number, index = divmod(unit, len(isomers))
@@ -84,18 +85,19 @@ def _round(
     tensors, note = dict(tensors), dict(note or {"calls": 0, "labels": 0, "rounds": [], "history": []})
     learned, learner, potentials = job.workflow.learned, None, None
     if learned is not None and number < learned.rounds:
-        learner = begun(job, index, note) if number == 0 else resumed(job, index, tensors, note)
+        learner = begun(job, index, tensors, note) if number == 0 else resumed(job, index, tensors, note)
         potentials = {index: kernel_of(learner, name)}
     elif learned is not None:
         potentials = {index: restored(job.built.system, name, tensors, note["model"])}
     target = job.target(ADAPTATION, index, potentials=potentials)
+    trained = f"{name}.flow.mean" in tensors
+    flow = job.flow(index, tensors if trained else None)
+    flows = LabelledFlows({index: flow}) if trained else None
     if number == 0:
-        positions, step = _warmed_up(job, target, index, stream)
-        flow, kept, flows = job.flow(index), torch.zeros(0, *positions.shape[1:], dtype=torch.float64), None
+        positions, step = _warmed_up(job, target, index, stream, tensors.get(f"{name}.chains"), note.get("step"))
+        kept = torch.zeros(0, *positions.shape[1:], dtype=torch.float64)
     else:
         positions, step, kept = tensors[f"{name}.chains"], note["step"], tensors[f"{name}.states"]
-        flow = job.flow(index, tensors)
-        flows = LabelledFlows({index: flow})
         positions = _inside(job, target, index, positions)
         if potentials is not None:
             # The potential has changed since: so has the step that suits it.
@@ -116,9 +118,11 @@ def _round(
         learn(job, number, index, learner, fresh, note)
         tensors = kept_in(learner, name, tensors, note)
     kept = torch.cat([kept, fresh])[-settings.kept :]
-    if number == 0:
+    if not trained:
         flow.fit_base(kept)
-    flow, progress = train_flow(flow, kept, job.seed("flow", index), number, target.engine.provider, target.beta)
+    # A flow that was taken over is trained as in a later round from the first one on.
+    earlier = number + int(job.inherited is not None and f"{name}.flow.mean" in job.inherited.tensors)
+    flow, progress = train_flow(flow, kept, job.seed("flow", index), earlier, target.engine.provider, target.beta)
     tensors |= {f"{name}.flow.{key}": value for key, value in flow.state_dict().items()}
     tensors |= {f"{name}.chains": state.positions, f"{name}.states": kept}
     found = _free_energy(job, index, number, flow, target)
@@ -151,13 +155,23 @@ def _inside(job: IsomerJob, target: IsomerTarget, index: int, positions: Tensor)
     return positions[torch.where(inside, places, good[places % len(good)])]
 
 
-def _warmed_up(job: IsomerJob, target: IsomerTarget, index: int, stream: torch.Generator) -> tuple[Tensor, float]:
-    """Chains that left the minimum at temperature, and their tuned step."""
+def _warmed_up(
+    job: IsomerJob,
+    target: IsomerTarget,
+    index: int,
+    stream: torch.Generator,
+    start: Tensor | None,
+    first: float | None,
+) -> tuple[Tensor, float]:
+    """Chains that left the minimum, or where chains of an earlier run ended, at temperature; and their tuned step."""
     chains, minimum = job.workflow.chains, job.minima[index]
-    stiffest = float(minimum.curvatures[-1])
     # A leap of this many standard deviations of the stiffest vibration; tuning does the rest.
-    first = 0.5 / (job.built.state.beta * stiffest) ** 0.5
-    kernel = HamiltonianMonteCarlo(target, first, chains.leaps)
-    state = kernel.init(minimum.frame.reference.expand(chains.count, -1, -1))
+    guess = 0.5 / (job.built.state.beta * float(minimum.curvatures[-1])) ** 0.5
+    kernel = HamiltonianMonteCarlo(target, guess if first is None else first, chains.leaps)
+    if start is None:
+        positions = minimum.frame.reference.expand(chains.count, -1, -1)
+    else:
+        positions = _inside(job, target, index, start[torch.arange(chains.count) % len(start)])
+    state = kernel.init(positions)
     kernel, state = tuned(kernel, state, stream, TUNINGS, max(1, chains.warm_up // TUNINGS))
     return state.positions, kernel.step_size

@@ -46,6 +46,8 @@ def run_estimates(job: IsomerJob) -> None:
         "observables": observables,
         "rounds": {name: [_finite(entry) for entry in job.adapted.metadata[name]["history"]] for name in names},
     }
+    if job.origin:
+        results["start_from"] = dict(job.origin)
     if job.workflow.learned is not None:
         results["learned"] = learning_summary(job)
     asked = {"vibrations": vibrational_densities(job), "spectra": spectra(job), "check": checks(job)}

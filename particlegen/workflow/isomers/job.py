@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ from particlegen.workflow.job import Job
 __all__ = [
     "ADAPTATION",
     "CORRECTION",
+    "INHERITED",
     "MINIMA",
     "ORIENTATIONS",
     "PRODUCTION",
@@ -51,6 +53,9 @@ __all__ = [
 
 MINIMA, ADAPTATION, PRODUCTION, CORRECTION = "minima", "adaptation", "production", "correction"
 VIBRATIONS = "vibrations"
+
+INHERITED = "inherited"
+"""Checkpoint: what the adaptation begins with in a run that goes on from another one."""
 
 
 ORIENTATIONS = 4
@@ -114,7 +119,19 @@ class IsomerJob(Job):
         return float(engine.orientation_scatter(positions, ORIENTATIONS, self.seed("orientation")).std(1).mean())
 
     def seed(self, stage: str, *keys: int) -> int:
-        return stream_seed(self.workflow.seed, stage, *keys)
+        """Of a stream of this run: a run that goes on from another one repeats none of its random numbers."""
+        generation = int(self.origin.get("generation", 0))
+        return stream_seed(self.workflow.seed, f"{stage}, generation {generation}" if generation else stage, *keys)
+
+    @cached_property
+    def origin(self) -> Mapping[str, Any]:
+        """What the run goes on from, as its manifest says; empty where it starts from nothing."""
+        return self.folder.read_json(self.folder.manifest_file).get("start_from", {})
+
+    @cached_property
+    def inherited(self) -> Checkpoint | None:
+        """What was taken over from the run that this one goes on from."""
+        return self.load(INHERITED) if self.origin else None
 
     @cached_property
     def minima(self) -> tuple[HarmonicIsomer, ...]:

@@ -19,6 +19,7 @@ from particlegen.workflow.isomers.adaptation import run_adaptation
 from particlegen.workflow.isomers.check import run_check
 from particlegen.workflow.isomers.correction import run_correction
 from particlegen.workflow.isomers.estimates import run_estimates
+from particlegen.workflow.isomers.extension import origin, run_inheritance
 from particlegen.workflow.isomers.job import IsomerJob, engine_card
 from particlegen.workflow.isomers.learning import labels_reserved
 from particlegen.workflow.isomers.minima import run_minima
@@ -38,6 +39,7 @@ class _Isomers:
     """`kind: isomers`."""
 
     stages: Mapping[str, Callable[[Any], None]] = {
+        "inherited": run_inheritance,
         "minima": run_minima,
         "adaptation": run_adaptation,
         "production": run_production,
@@ -82,6 +84,11 @@ class _Isomers:
             one_of_each_work([*texts, *(METHODS[key] for key in keys)]),
         )
 
+    def origin(
+        self, workflow: IsomerWorkflow, built: BuiltCluster, provenance: Provenance, relative_to: Path
+    ) -> Mapping[str, Any]:
+        return origin(workflow, built, provenance, relative_to)
+
     def workers(self, workflow: IsomerWorkflow) -> int:
         return 1
 
@@ -118,6 +125,15 @@ def _check_budget(workflow: IsomerWorkflow, built: BuiltCluster) -> None:
             "out, or add the section 'learned'"
         )
     frame = 3 * built.system.n_particles - 6
+    if workflow.start_from is not None:
+        least = len(built.isomers) * learned.per_round + labels_reserved(workflow, len(built.isomers))
+        if budget < least:
+            raise InputError(
+                f"key 'energy.budget': found {budget}, at least {least} new labels are needed: {learned.per_round} of "
+                f"a round for each of the {len(built.isomers)} isomers, and the correction; raise it, or lower "
+                "learned.per_round, correction.labels, correction.decisions"
+            )
+        return
     each = 2 * frame + OPTIMISATION + learned.first + learned.per_round
     least = len(built.isomers) * each + labels_reserved(workflow, len(built.isomers))
     if budget < least:

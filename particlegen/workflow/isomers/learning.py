@@ -30,13 +30,19 @@ def labels_reserved(workflow: IsomerWorkflow, isomers: int) -> int:
     return isomers * (wanted.labels + ORIENTATIONS + delayed)
 
 
-def begun(job: IsomerJob, index: int, note: dict[str, Any]) -> Learner:
-    """The learner of an isomer, trained on what optimisation and Hessian asked for and on harmonic states.
+def begun(job: IsomerJob, index: int, tensors: Mapping[str, Tensor], note: dict[str, Any]) -> Learner:
+    """The learner of an isomer, trained on what optimisation and Hessian asked for and on harmonic states; in a run
+    that goes on from another one, on the labels of that one.
 
     Raises:
         RunError: too many labels failed.
     """
     name, saved = job.built.isomers[index].name, job.load(MINIMA)
+    if inherited := taken(name, tensors):
+        learner = _learner(job, index)
+        learner.add(name, LabelSet(job.built.system, **inherited))
+        _retrain(learner, name, note)
+        return learner
     if saved is None:
         raise RuntimeError("the stage 'minima' has to run first")
     learner = _learner(job, index)

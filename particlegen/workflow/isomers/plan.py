@@ -23,9 +23,10 @@ def planned_stages(workflow: IsomerWorkflow, built: BuiltCluster) -> tuple[Plann
     mixed = (sweeps + production.discard) * chains.count * sweep if k > 1 else 0
     produce = k * ((sweeps + production.discard) * chains.count * sweep + production.draws) + mixed
     names = ", ".join(isomer.name for isomer in built.isomers)
-    minima = PlannedStage(
-        "minima", f"optimise {names}; Hessians by {2 * frame} forces each", k * (2 * frame + OPTIMISATION)
-    )
+    found = f"optimise {names}; Hessians by {2 * frame} forces each"
+    minima = PlannedStage("minima", found, k * (2 * frame + OPTIMISATION))
+    if workflow.start_from is not None:
+        minima = PlannedStage("minima", f"{names}, with labels, flows and chains from {workflow.start_from}")
     adapting = f"{adaptation.rounds} rounds of {chains.count} chains, {workflow.flow.kind} flows"
     producing = f"{sweeps * chains.count:,} states and {production.draws:,} draws of each isomer"
     last = (
@@ -37,7 +38,8 @@ def planned_stages(workflow: IsomerWorkflow, built: BuiltCluster) -> tuple[Plann
     if learned is None:
         middle = PlannedStage("adaptation", adapting, adapt), PlannedStage("production", producing, produce)
         return minima, *middle, *last
-    labels = k * (learned.first + min(learned.rounds, adaptation.rounds) * learned.per_round)
+    first = learned.first if workflow.start_from is None else 0
+    labels = k * (first + min(learned.rounds, adaptation.rounds) * learned.per_round)
     reserved = labels_reserved(workflow, k)
     if workflow.energy.budget is not None:
         labels = min(labels, max(0.0, workflow.energy.budget - minima.energy_calls - reserved))

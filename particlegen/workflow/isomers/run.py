@@ -6,7 +6,7 @@ from typing import cast
 
 from particlegen.energy.kernel_potential import KernelPotential
 from particlegen.estimate import Estimate
-from particlegen.io.checkpoint import load_checkpoint
+from particlegen.io.checkpoint import Checkpoint, load_checkpoint
 from particlegen.isomers import BuiltCluster, build_cluster
 from particlegen.settings import InputError
 from particlegen.system import ParticleSystem
@@ -66,13 +66,17 @@ class IsomerRun(Run):
             found[f"{key} half_width"] = as_estimate(entry["budget"]["half_width"])
         return found | {name: as_estimate(entry["free_energy"]) for name, entry in self.results["isomers"].items()}
 
+    def checkpoint(self, stage: str) -> Checkpoint | None:
+        """The newest intact checkpoint of a stage; None when the stage has none."""
+        return load_checkpoint(self.folder.checkpoints, stage)
+
     def potentials(self) -> dict[int, KernelPotential]:
         """The learned potentials that production ran on, by index of the isomer.
 
         Raises:
             InputError: the workflow learns none, or the run has not come so far.
         """
-        saved = load_checkpoint(self.folder.checkpoints, ADAPTATION)
+        saved = self.checkpoint(ADAPTATION)
         if self.workflow.learned is None or saved is None:
             raise InputError(f"{self.folder.path}: no learned potentials there; see particlegen status")
         return frozen_potentials(self.built, saved)
@@ -87,7 +91,7 @@ class IsomerRun(Run):
         corrected = float(isomers * (1 + settings.correction.decisions))
         vibrations = units_of_vibrations(settings, isomers)
         # The last part of production, the quenches, follows the last state.
-        produced = finished or load_checkpoint(self.folder.checkpoints, AUDIT) is not None
+        produced = finished or self.checkpoint(AUDIT) is not None
         return [
             self._counted("minima", float(isomers)),
             self._counted("adaptation", units),

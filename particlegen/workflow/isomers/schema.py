@@ -71,7 +71,8 @@ class LearnedEnergy(Section):
 
     Args:
         potential: the model and its fit.
-        first: labels of each isomer from the harmonic ensemble of its minimum, before any chain runs.
+        first: labels of each isomer from the harmonic ensemble of its minimum, before any chain runs; none in a run
+            that takes over the labels of another one (`start_from`).
         rounds: of the adaptation in which labels are asked for, the first ones; the others adapt flows alone.
         per_round: labels of each isomer in a round.
         trust: chains may not go where the predicted standard deviation of the energy is above this many kT.
@@ -209,9 +210,15 @@ class CheckSettings(Section):
 
 
 class IsomerWorkflow(WorkflowBase):
-    """Isomers of a cluster: minima → adaptation → production → correction → vibrations → estimates → report."""
+    """Isomers of a cluster: minima → adaptation → production → correction → vibrations → estimates → report.
+
+    Args:
+        start_from: folder of a run whose minima, labels, flows and chains the adaptation begins with; a relative path
+            starts from the folder of the workflow file. Its system and engine have to be the same.
+    """
 
     kind: Literal["isomers"]
+    start_from: str | None = Field(default=None, min_length=1)
     system: ClusterSettings
     energy: EngineSettings = EngineSettings()
     learned: LearnedEnergy | None = None
