@@ -388,3 +388,22 @@ def test_basin_term_counts_visitors_from_a_more_stable_isomer():
     assert found.value == pytest.approx(gain - math.log1p(-100.5 / 10_001)) and found.value > 0.4
     error = math.exp(4) * math.sqrt(0.01 * 0.99 / 10_000) / (1 + 0.01 * math.exp(4))
     assert found.stderr == pytest.approx(error + math.sqrt(0.01 / 0.99 / 10_000), rel=0.01)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_averages_move_to_the_exact_ensemble(right):
+    """A surrogate normal law, and an exact one that is shifted and wider: second moment, and energy in kT."""
+    rng, mean, width, repeats = np.random.default_rng(5), 0.1, 1.05, 1_000
+    truth = np.array([mean**2 + width**2 - 1.0, 0.0])
+    shifts, errors = np.zeros((repeats, 2)), np.zeros((repeats, 2))
+    for number, x in enumerate(rng.standard_normal((repeats, 500))):
+        surrogate, exact = x**2 / 2, (x - mean) ** 2 / (2 * width**2)
+        log_w = surrogate - exact if right else np.zeros_like(x)
+        pairs = np.stack([x**2, exact], 1), np.stack([x**2, surrogate], 1)
+        shifts[number], errors[number] = estimate.average_shift(log_w, *pairs)
+    spread = shifts.std(0)
+    near = np.abs(shifts.mean(0) - truth) < 4 * spread / repeats**0.5 + 0.05 * spread  # and the bias of a ratio
+    inside = (np.abs(shifts - truth) < Z * errors).mean(0)
+    assert (near.all() and (inside > 0.8).all()) == right
+    if right:
+        np.testing.assert_allclose(np.sqrt(np.mean(errors**2, 0)), spread, rtol=0.1)

@@ -286,3 +286,14 @@ def test_the_catalogue_holds_workflows_on_isomers(name, energies):
     planned = plan(name)
     assert 0.5 * energies < sum(stage.energy_calls for stage in planned.stages) < energies
     assert "octahedron, bipyramid" in planned.system
+
+
+@pytest.mark.parametrize(("acceptance", "rounds"), [(0.01, 2), (1.0, 3)])
+def test_the_adaptation_ends_once_it_has_settled(tmp_path, acceptance, rounds):
+    settled = {"r_hat": None, "acceptance": acceptance}
+    run = particlegen.run(TINY, out=tmp_path / "run", set={"adaptation.rounds": 3, "adaptation.settled": settled})
+    assert {len(history) for history in run.results["rounds"].values()} == {rounds}
+    adaptation = next(stage for stage in run.status() if stage.name == "adaptation")
+    assert (adaptation.state, adaptation.done) == ("done", 2.0 * rounds)
+    said = [entry["message"] for entry in run.folder.events() if entry["stage"] == "adaptation"]
+    assert said[-1] == ("2 rounds, settled" if rounds == 2 else "3 rounds")

@@ -27,7 +27,7 @@ from particlegen.estimate.isomers import (
 from particlegen.estimate.observables import Curve, EnergyHistograms, energy_histogram, rdf, structure_factor
 from particlegen.estimate.result import Estimate
 from particlegen.estimate.spectra import absorption, broadened, complete_up_to
-from particlegen.estimate.surrogate import SurrogateCorrection, agree, one_sided, reweighted, two_sided
+from particlegen.estimate.surrogate import SurrogateCorrection, agree, average_shift, one_sided, reweighted, two_sided
 from particlegen.estimate.vibrations import HANN_RESOLUTION, density_of_states, velocity_spectra
 from particlegen.estimate.weights import (
     bootstrap_stderr,
@@ -55,6 +55,7 @@ __all__ = [
     "SurrogateCorrection",
     "absorption",
     "agree",
+    "average_shift",
     "bar",
     "basin_term",
     "bootstrap_stderr",

@@ -16,7 +16,7 @@ from particlegen.estimate.isomers import NORMAL_95, ReweightedFreeEnergy, flow_b
 from particlegen.estimate.result import Estimate
 from particlegen.estimate.weights import ess_per_sample, normalised_weights, pareto_k
 
-__all__ = ["SurrogateCorrection", "agree", "one_sided", "reweighted", "two_sided"]
+__all__ = ["SurrogateCorrection", "agree", "average_shift", "one_sided", "reweighted", "two_sided"]
 
 Samples = Float[np.ndarray, " sample"]
 Chains = Float[np.ndarray, "chain step"]
@@ -123,6 +123,37 @@ def reweighted(delta: Samples, log_w: Samples) -> ReweightedFreeEnergy:
     method = f"exponential average over {n} weighted configurations, jackknife"
     estimate = Estimate(value, step / NORMAL_95, "kT", method)
     return ReweightedFreeEnergy(estimate, (value - step, value + step), n, ess, k, weight_warnings(k, ess * n))
+
+
+def average_shift(
+    log_w: Samples, exact: Float[np.ndarray, "sample *shape"], surrogate: Float[np.ndarray, "sample *shape"]
+) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
+    """What to add to an average over the surrogate's ensemble for that over the exact one, Σ w a / Σ w − ⟨b⟩.
+
+    Where the weights are almost equal, both terms fluctuate alike and a few samples tell the shift well, although they
+    would tell neither average.
+
+    Args:
+        log_w: −β(U_exact − U_surrogate) of independent configurations of the surrogate's ensemble, `(sample,)`.
+        exact: a, what is averaged, as the exact engine has it, `(sample, ...)`.
+        surrogate: b, the same as the surrogate has it; equal to a, but for energies.
+
+    Returns:
+        The shift and its standard error, of the shape of one sample's values; to first order in 1/n (delta method), so
+        that intervals of skewed laws come out short: 86 % instead of 95 % for the second moment of a normal law that
+        is 5 % wider, from 500 samples.
+
+    >>> rows = np.array([1.0, 2.0, 3.0])
+    >>> [float(part) for part in average_shift(np.zeros(3), rows + 0.5, rows)]
+    [0.5, 0.0]
+    """
+    log_w, a, b = (np.asarray(part, np.float64) for part in (log_w, exact, surrogate))
+    w = normalised_weights(log_w)
+    shift = np.tensordot(w, a, 1) - b.mean(0)
+    # How much each sample moves the difference.
+    columns = (len(w) * w).reshape(-1, *(1,) * (a.ndim - 1))
+    moved = columns * (a - np.tensordot(w, a, 1)) - (b - b.mean(0))
+    return shift, moved.std(0, ddof=1) / math.sqrt(len(w))
 
 
 def agree(a: Estimate, b: Estimate) -> float:

@@ -9,7 +9,7 @@ __all__ = ["isomer_advice"]
 
 REMEDIES = {
     "statistical": "raise production.samples and production.draws",
-    "surrogate": "raise labels.budget, or production.corrections",
+    "surrogate": "raise learned.rounds or learned.per_round, or correction.labels",
     "basin": "raise production.quenches; if quenches do end elsewhere, lower the temperature",
     "scf": "converge the engine more tightly",
 }

@@ -1,12 +1,14 @@
 """Adaptation stage: chains of every isomer and their flows, in rounds; each learns from the other, then both freeze."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from particlegen.estimate import Estimate, flow_free_energy
+from particlegen.estimate import Estimate, flow_free_energy, split_r_hat
 from particlegen.events import Event
 from particlegen.flow.coupling import IsomerFlow
 from particlegen.flow.coupling_training import train_flow
@@ -14,8 +16,9 @@ from particlegen.sampling.independence import LabelledFlows
 from particlegen.sampling.local import HamiltonianMonteCarlo, tuned
 from particlegen.sampling.target import IsomerTarget
 from particlegen.units import energy_unit
-from particlegen.workflow.isomers.job import ADAPTATION, IsomerJob, weighed
+from particlegen.workflow.isomers.job import ADAPTATION, MINIMA, IsomerJob, weighed
 from particlegen.workflow.isomers.learning import begun, kept_in, kernel_of, learn, resumed
+from particlegen.workflow.isomers.observables import order_parameters
 from particlegen.workflow.isomers.surrogate import restored
 
 __all__ = ["run_adaptation"]
@@ -27,7 +30,7 @@ FOLLOWED = 500
 
 
 def run_adaptation(job: IsomerJob) -> None:
-    """Rounds that are still missing; each is on disk before the next begins.
+    """Rounds that are still missing, fewer where they have settled; each is on disk before the next begins.
 
     A round of one isomer: every chain makes its sweeps, with global moves from the second round on; then the flow is
     trained on the latest states. Later trainings are shorter and slower (see `FlowTraining`), so adaptation vanishes.
@@ -36,7 +39,7 @@ def run_adaptation(job: IsomerJob) -> None:
     saved = job.load(ADAPTATION)
     done = saved.step if saved else 0
     units = settings.rounds * len(isomers)
-    if done == units:
+    if done == units or (saved and _settled(job, done, saved.metadata)):
         return
     start = saved or job.inherited
     tensors: dict[str, Tensor] = dict(start.tensors) if start else {}
@@ -48,10 +51,38 @@ def run_adaptation(job: IsomerJob) -> None:
         tensors, note = _round(job, number, index, tensors, notes.get(name))
         notes[name] = note
         job.save(ADAPTATION, unit + 1, tensors, notes)
-        said = f"round {number + 1}, {name}: {_said(note)}{_difference(job, index, notes)}"
+        said = f"round {number + 1}, {name}: {_said(note)}{_labels(job, notes)}{_difference(job, index, notes)}"
         job.emit(Event("progress", ADAPTATION, said, {"done": unit + 1, "total": units}))
         job.check(ADAPTATION)
-    job.emit(Event("finished", ADAPTATION, f"{settings.rounds} rounds"))
+        if _settled(job, unit + 1, notes):
+            break
+    rounds = len(notes[isomers[-1].name]["history"])
+    job.emit(Event("finished", ADAPTATION, f"{rounds} rounds" + (", settled" if rounds < settings.rounds else "")))
+
+
+def _settled(job: IsomerJob, done: int, notes: Mapping[str, Any]) -> bool:
+    """Whether the round that all isomers have just finished, their second or later, is good enough to be the last."""
+    wanted, names = job.workflow.adaptation.settled, [isomer.name for isomer in job.built.isomers]
+    if wanted is None or done % len(names) or done < 2 * len(names):
+        return False
+    for note in (notes[name] for name in names):
+        if wanted.r_hat is not None and not (note["r_hat"] is not None and note["r_hat"] <= wanted.r_hat):
+            return False
+        if wanted.acceptance is not None and not note["global"] >= wanted.acceptance:
+            return False
+        errors = [entry["energy_rmse"] for entry in note["rounds"]]
+        if wanted.surrogate_rmse is not None and errors and not errors[-1] <= wanted.surrogate_rmse:
+            return False
+    return True
+
+
+def _labels(job: IsomerJob, notes: Mapping[str, Any]) -> str:
+    """Labels of the engine so far, of those that the budget allows, for a person."""
+    minima, budget = job.load(MINIMA), job.workflow.energy.budget
+    if job.workflow.learned is None or minima is None:
+        return ""
+    used = int(minima.metadata["calls"]) + sum(int(note["labels"]) for note in notes.values())
+    return f", {used} labels" + ("" if budget is None else f" of {budget}")
 
 
 def _difference(job: IsomerJob, index: int, notes: dict[str, Any]) -> str:
@@ -70,9 +101,10 @@ def _said(note: dict[str, Any]) -> str:
     text = f"local acceptance {note['local']:.2f}"
     if note["global"] is not None:
         text += f", global {note['global']:.2f}"
+    if note["r_hat"] is not None:
+        text += f", R-hat {note['r_hat']:.3f}"
     if note["rounds"]:
-        last = note["rounds"][-1]
-        text += f", {note['labels']} labels, error on new ones {last['energy_rmse']:.4g}"
+        text += f", error on new labels {note['rounds'][-1]['energy_rmse']:.4g}"
     return text
 
 
@@ -109,11 +141,12 @@ def _round(
     for _ in range(settings.sweeps):
         state, info = sweep.step(state, stream)
         infos.append(info)
-        states.append(state.positions)
-    fresh = torch.cat(states)
+        states.append(state)
+    fresh = torch.cat([each.positions for each in states])
     total = sum(infos[1:], infos[0])
     parts = {key: part.acceptance for key, part in total.parts.items()}
     note |= {"step": step, "local": parts.get("hmc", parts.get("mala")), "global": parts.get("isir")}
+    note["r_hat"] = _r_hat(job, index, fresh, torch.stack([each.energies for each in states]))
     if learner is not None:
         learn(job, number, index, learner, fresh, note)
         tensors = kept_in(learner, name, tensors, note)
@@ -134,6 +167,17 @@ def _round(
     }
     note["calls"] += target.engine.calls
     return tensors, note | {"history": [*note["history"], entry]}
+
+
+def _r_hat(job: IsomerJob, index: int, states: Tensor, energies: Tensor) -> float | None:
+    """Largest R-hat of a round, None where it is too short for one; `states` sweep after sweep, energies
+    `(sweep, chain)`."""
+    if len(energies) < 4:
+        return None
+    parameters = order_parameters(states.numpy(), job.minima[index].frame.reference.numpy())
+    series = [energies.numpy(), *(value.reshape(energies.shape) for value in parameters.values())]
+    largest = max(split_r_hat(each.T) for each in series)
+    return largest if math.isfinite(largest) else None
 
 
 def _free_energy(job: IsomerJob, index: int, number: int, flow: IsomerFlow, target: IsomerTarget) -> Estimate:

@@ -12,9 +12,9 @@ from particlegen.estimate import Estimate, ReweightedFreeEnergy
 from particlegen.events import Event
 from particlegen.units import energy_unit
 from particlegen.workflow.engines import engine_recipe
-from particlegen.workflow.isomers.correction import weighted_states
 from particlegen.workflow.isomers.job import IsomerJob
 from particlegen.workflow.isomers.labels import Recorded
+from particlegen.workflow.isomers.states import weighted_states
 from particlegen.workflow.opened import as_estimate
 from particlegen.workflow.spent import as_dicts, count
 

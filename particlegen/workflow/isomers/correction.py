@@ -13,7 +13,7 @@ from particlegen.workflow.isomers.job import CORRECTION, ORIENTATIONS, IsomerJob
 from particlegen.workflow.isomers.labels import Recorded
 from particlegen.workflow.isomers.production import spread_states
 
-__all__ = ["run_correction", "weighted_states"]
+__all__ = ["run_correction"]
 
 
 def run_correction(job: IsomerJob) -> None:
@@ -50,23 +50,6 @@ def run_correction(job: IsomerJob) -> None:
         job.emit(Event("progress", CORRECTION, said, {"done": unit + 1, "total": units}))
         job.check(CORRECTION)
     job.emit(Event("finished", CORRECTION, ", ".join(f"{name} {note['labels']}" for name, note in notes.items())))
-
-
-def weighted_states(job: IsomerJob, index: int, count: int) -> tuple[Tensor, Tensor]:
-    """States `(state, N, 3)` of an isomer in the engine's ensemble, and their log weights `(state,)` up to a constant.
-
-    Evenly spread states of production: equally weighted where the engine itself was sampled; else those that it
-    labelled, with ln w = −β (U_engine − U_learned). At most `count`.
-    """
-    if job.workflow.learned is None:
-        x = torch.stack(list(spread_states(job, index, count)))
-        return x, torch.zeros(len(x), dtype=torch.float64)
-    saved, name = job.load(CORRECTION), job.built.isomers[index].name
-    if saved is None or f"{name}.labelled" not in saved.tensors:
-        raise RuntimeError("the stage 'correction' has to run first")
-    x, exact, surrogate = (saved.tensors[f"{name}.{key}"] for key in ("labelled", "exact", "surrogate"))
-    rows = torch.linspace(0, len(x) - 1, min(count, len(x))).round().long()
-    return x[rows], -job.built.state.beta * (exact - surrogate)[rows]
 
 
 def _reweighting(job: IsomerJob, index: int, tensors: dict[str, Tensor], note: dict[str, Any]) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from particlegen.estimate import average_shift
 from particlegen.workflow.isomers.job import IsomerJob
-from particlegen.workflow.isomers.states import IsomerStates
+from particlegen.workflow.isomers.states import IsomerStates, labelled_states
 
 __all__ = ["observable_curves", "order_parameters"]
 
@@ -36,28 +37,48 @@ def order_parameters(x: Frames, reference: Float[np.ndarray, "N 3"]) -> dict[str
 
 
 def observable_curves(job: IsomerJob, states: Sequence[IsomerStates]) -> dict[str, Any]:
-    """Densities of distances and of the gyration radius of each isomer, with errors between chains."""
+    """Densities of distances and of the gyration radius of each isomer in the engine's ensemble, with errors."""
     found: dict[str, Any] = {}
-    for isomer, minimum, own in zip(job.built.isomers, job.minima, states, strict=True):
+    for number, (isomer, own) in enumerate(zip(job.built.isomers, states, strict=True)):
         chains, steps = own.energy.shape
-        x = own.positions.reshape(chains * steps, -1, 3)
-        radius = order_parameters(x, minimum.frame.reference.numpy())["gyration_radius"]
+        labelled = labelled_states(job, number)
+        of_states = _observed(own.positions.reshape(chains * steps, -1, 3))
+        of_labelled = {} if labelled is None else _observed(labelled.positions)
         found[isomer.name] = {
-            "distances": _density(_distances(x).reshape(chains, -1)),
-            "gyration_radius": _density(radius.reshape(chains, -1)),
+            key: _density(values.reshape(chains, -1), labelled and labelled.log_weight, of_labelled.get(key))
+            for key, values in of_states.items()
         }
     return found
 
 
-def _density(values: Float[np.ndarray, "chain value"]) -> dict[str, list[float]]:
-    """Histogram as a density, its error from the spread between chains."""
+def _observed(x: Frames) -> dict[str, Float[np.ndarray, "frame value"]]:
+    """What curves are drawn of."""
+    centred = x - x.mean(1, keepdims=True)
+    return {"distances": _distances(x), "gyration_radius": np.sqrt(np.square(centred).sum(2).mean(1))[:, None]}
+
+
+def _density(
+    values: Float[np.ndarray, "chain value"],
+    log_w: Float[np.ndarray, " state"] | None,
+    labelled: Float[np.ndarray, "state value"] | None,
+) -> dict[str, list[float]]:
+    """Histogram as a density, its error from the spread between chains; shifted from a learned potential's ensemble to
+    that of the engine by states that it labelled."""
     edges = np.linspace(values.min(), values.max() + 1e-12, BINS + 1)
-    width = edges[1] - edges[0]
-    rows = [np.histogram(own, edges)[0] for own in values]
-    densities = np.array([row / (row.sum() * width) for row in rows])
-    stderr = densities.std(0, ddof=1) / np.sqrt(len(densities))
+    densities = _histograms(values, edges)
+    density, variance = densities.mean(0), densities.var(0, ddof=1) / len(densities)
+    if log_w is not None and labelled is not None:
+        rows = _histograms(labelled, edges)
+        shift, stderr = average_shift(log_w, rows, rows)
+        density, variance = density + shift, variance + stderr**2
     return {
         "value": (0.5 * (edges[1:] + edges[:-1])).tolist(),
-        "density": densities.mean(0).tolist(),
-        "stderr": stderr.tolist(),
+        "density": density.tolist(),
+        "stderr": np.sqrt(variance).tolist(),
     }
+
+
+def _histograms(values: Float[np.ndarray, "row value"], edges: Float[np.ndarray, " edge"]) -> np.ndarray:
+    """Densities of the values of each row, `(row, bin)`."""
+    counts = np.array([np.histogram(own, edges)[0] for own in values])
+    return counts / (values.shape[1] * (edges[1] - edges[0]))

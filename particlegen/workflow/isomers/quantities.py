@@ -10,7 +10,7 @@ from particlegen.estimate import Estimate, FreeEnergyResult, SurrogateCorrection
 from particlegen.units import energy_unit, length_unit
 from particlegen.workflow.isomers.job import CORRECTION, PRODUCTION, IsomerJob
 from particlegen.workflow.isomers.observables import order_parameters
-from particlegen.workflow.isomers.states import IsomerStates
+from particlegen.workflow.isomers.states import IsomerStates, LabelledStates, labelled_states
 from particlegen.workflow.spent import as_dicts, count
 
 __all__ = ["IsomerQuantities", "plus"]
@@ -34,12 +34,13 @@ class IsomerQuantities:
         chains, steps = states.energy.shape
         x, reference = states.positions.reshape(chains * steps, -1, 3), self.minimum.frame.reference.numpy()
         parameters = order_parameters(x, reference)
+        self.labelled = labelled_states(job, number)
         self.series = {"energy": states.energy} | {key: x.reshape(chains, -1) for key, x in parameters.items()}
         self.flow = estimate.flow_free_energy(states.log_weight)
         self.bar = estimate.flow_bar(states.log_weight, log_w_chain)
         self.r_hat = {key: estimate.split_r_hat(series) for key, series in self.series.items()}
-        self.correction, self.two_sided = _correction(job, self.name)
-        self.surrogate_errors = _surrogate_errors(job, self.name)
+        self.correction, self.two_sided = self._correction()
+        self.surrogate_errors = {} if self.labelled is None else _surrogate_errors(self.labelled, self.unit)
         notes = job.load(PRODUCTION)
         self.counts: dict[str, int] = dict(notes.metadata[self.name]) if notes else {}
 
@@ -70,6 +71,31 @@ class IsomerQuantities:
         """F_quantum − F_classical of the harmonic vibrations, in eV."""
         return self.minimum.quantum_correction(self.job.built.state, self.job.built.masses)
 
+    def _correction(self) -> tuple[SurrogateCorrection | None, FreeEnergyResult | None]:
+        """From the learned potential to the engine, by reweighting and by delayed acceptance, where there are such."""
+        saved = self.job.load(CORRECTION)
+        if self.labelled is None or saved is None:
+            return None, None
+        delta, works = -self.labelled.log_weight, saved.tensors.get(f"{self.name}.works")
+        if works is None or works.shape[1] - works.shape[1] // 4 < 4:
+            return estimate.one_sided(delta), None
+        # The chains begin in the learned potential's ensemble: the first quarter of their decisions is left out.
+        return estimate.one_sided(delta), estimate.two_sided(delta, works[:, works.shape[1] // 4 :].numpy())
+
+    def _means(self) -> dict[str, Estimate]:
+        """Averages of energy and order parameters in the engine's ensemble."""
+        units = {"energy": self.unit, "gyration_radius": length_unit(self.job.built.system.units), "coordination": ""}
+        means = {key: estimate.mean_with_correlation(series, units[key]) for key, series in self.series.items()}
+        if self.labelled is not None:
+            known = self.labelled
+            parameters = order_parameters(known.positions, self.minimum.frame.reference.numpy())
+            pairs = {"energy": (known.exact, known.surrogate)} | {key: (x, x) for key, x in parameters.items()}
+            method = f"the weights of {len(known.log_weight)} labels of the engine"
+            for key, (exact, surrogate) in pairs.items():
+                shift, stderr = estimate.average_shift(known.log_weight, exact, surrogate)
+                means[key] = plus(means[key], Estimate(float(shift), float(stderr), units[key], method))
+        return {f"mean_{key}": mean for key, mean in means.items()}
+
     def share(self, part: str, what: str) -> Estimate:
         tried = self.counts.get(f"{part}.proposed", 0)
         return _share(self.counts.get(f"{part}.{what}", 0), tried, f"share of {tried} proposals")
@@ -82,7 +108,6 @@ class IsomerQuantities:
 
     def as_dict(self) -> dict[str, Any]:
         nan, frame = float("nan"), self.minimum.frame
-        units = {"energy": self.unit, "gyration_radius": length_unit(self.job.built.system.units), "coordination": ""}
         local = "mala" if self.job.workflow.chains.leaps == 1 else "hmc"
         quantities = {
             "free_energy": self.exact.scaled(self.kt, self.unit),
@@ -99,9 +124,7 @@ class IsomerQuantities:
             "pareto_k": Estimate(max(self.flow.pareto_k, -1.0), nan, "", "Pareto smoothed importance sampling"),
             "overlap": Estimate(self.bar.overlap, nan, "", "of the work distributions of flow and chains"),
         }
-        quantities |= self.surrogate_errors
-        for key, series in self.series.items():
-            quantities[f"mean_{key}"] = estimate.mean_with_correlation(series, units[key])
+        quantities |= self.surrogate_errors | self._means()
         parts = {
             f"r_hat_{key}": Estimate(value, nan, "", "rank-normalised split R-hat") for key, value in self.r_hat.items()
         }
@@ -114,33 +137,16 @@ def _share(n: int, of: int, method: str) -> Estimate:
     return Estimate(share, (share * (1.0 - share) / of) ** 0.5 if of else float("nan"), "", method)
 
 
-def _correction(job: IsomerJob, name: str) -> tuple[SurrogateCorrection | None, FreeEnergyResult | None]:
-    """From the learned potential to the engine, by reweighting and by delayed acceptance, where there are such."""
-    saved = job.load(CORRECTION)
-    if saved is None:
-        return None, None
-    delta = job.built.state.beta * (saved.tensors[f"{name}.exact"] - saved.tensors[f"{name}.surrogate"]).numpy()
-    works = saved.tensors.get(f"{name}.works")
-    if works is None or works.shape[1] - works.shape[1] // 4 < 4:
-        return estimate.one_sided(delta), None
-    # The chains begin in the learned potential's ensemble: the first quarter of their decisions is left out.
-    return estimate.one_sided(delta), estimate.two_sided(delta, works[:, works.shape[1] // 4 :].numpy())
-
-
-def _surrogate_errors(job: IsomerJob, name: str) -> dict[str, Estimate]:
+def _surrogate_errors(labelled: LabelledStates, unit: str) -> dict[str, Estimate]:
     """What the learned potential is off by on states that it never saw."""
-    saved = job.load(CORRECTION)
-    if saved is None:
-        return {}
-    unit = energy_unit(job.built.system.units)
-    gap = (saved.tensors[f"{name}.exact"] - saved.tensors[f"{name}.surrogate"]).numpy()
+    gap = labelled.exact - labelled.surrogate
     n, nan = len(gap), float("nan")
-    rmse = float(np.sqrt(np.mean(gap**2)))
-    told = float(saved.tensors[f"{name}.deviation"].mean())
+    rmse, spread = float(np.sqrt(np.mean(gap**2))), float(gap.std(ddof=1))
+    told = float(labelled.deviation.mean())
     method = f"on {n} states of production, fresh labels"
     return {
         "surrogate_rmse": Estimate(rmse, rmse / math.sqrt(2 * n), unit, method),
-        "surrogate_spread": Estimate(float(gap.std(ddof=1)), float(gap.std(ddof=1)) / math.sqrt(2 * n), unit, method),
+        "surrogate_spread": Estimate(spread, spread / math.sqrt(2 * n), unit, method),
         "surrogate_deviation": Estimate(told, nan, unit, "mean standard deviation that the potential tells there"),
     }
 

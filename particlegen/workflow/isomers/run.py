@@ -88,13 +88,15 @@ class IsomerRun(Run):
         done = float(self.store.length("production"))
         finished = self.folder.results_file.is_file()
         units = float(settings.adaptation.rounds * isomers)
+        # It may have settled before its last round.
+        adapted = self._counted("adaptation", units).done or 0.0
         corrected = float(isomers * (1 + settings.correction.decisions))
         vibrations = units_of_vibrations(settings, isomers)
         # The last part of production, the quenches, follows the last state.
         produced = finished or self.checkpoint(AUDIT) is not None
         return [
             self._counted("minima", float(isomers)),
-            self._counted("adaptation", units),
+            StageStatus("adaptation", _state(adapted, adapted >= units or done > 0), adapted, units),
             StageStatus("production", _state(done, produced), done, states),
             *([] if settings.learned is None else [self._counted("correction", corrected)]),
             *([self._counted(VIBRATIONS, float(vibrations))] if vibrations else []),

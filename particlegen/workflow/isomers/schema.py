@@ -20,6 +20,7 @@ __all__ = [
     "IsomerWorkflow",
     "LearnedEnergy",
     "ProductionSettings",
+    "SettledSettings",
     "SpectraSettings",
     "VibrationSettings",
 ]
@@ -106,18 +107,37 @@ class CorrectionSettings(Section):
     sweeps: int = Field(default=5, ge=1)
 
 
+class SettledSettings(Section):
+    """What the latest round of every isomer has to show for the adaptation to end before its last round; from the
+    second round on, and null for no criterion.
+
+    Args:
+        r_hat: largest R-hat of energy, gyration radius and coordination over the chains of the round. A round is
+            short: less than 1.05 is hard to show.
+        acceptance: smallest share of global moves that moved a chain.
+        surrogate_rmse: largest error of the learned potential on the labels of the round before it learned them, in
+            the unit of energy. They are where it knows least, so its error on all states is smaller.
+    """
+
+    r_hat: float | None = Field(default=1.1, gt=1.0)
+    acceptance: float | None = Field(default=0.2, gt=0.0, le=1.0)
+    surrogate_rmse: float | None = Field(default=None, gt=0.0)
+
+
 class AdaptationSettings(Section):
     """Rounds in which flows learn from the chains that they help to move; nothing of them enters an estimate.
 
     Args:
-        rounds: of sampling and training; the first has local moves alone.
+        rounds: of sampling and training, at most; the first has local moves alone.
         sweeps: of every chain in a round.
         kept: states per flow that a training sees, the latest ones.
+        settled: when fewer rounds are enough; null for all of them.
     """
 
     rounds: int = Field(default=4, ge=1, le=1_000)
     sweeps: int = Field(default=50, ge=1)
     kept: int = Field(default=8_000, ge=64)
+    settled: SettledSettings | None = None
 
 
 class ProductionSettings(Section):

@@ -12,8 +12,8 @@ from particlegen.energy.pyscf_spectra import excited, shared_excitations
 from particlegen.estimate import Estimate
 from particlegen.events import Event
 from particlegen.workflow.engines import engine_recipe
-from particlegen.workflow.isomers.correction import weighted_states
 from particlegen.workflow.isomers.job import IsomerJob, engine_card
+from particlegen.workflow.isomers.states import weighted_states
 from particlegen.workflow.spent import count
 
 __all__ = ["SPECTRA", "excitation_calls", "run_spectra", "spectra"]

@@ -17,10 +17,10 @@ from particlegen.sampling.leapfrog import Phase, leapfrog
 from particlegen.sampling.target import centred
 from particlegen.settings import RunError
 from particlegen.units import WAVENUMBER, energy_unit, frequency_unit
-from particlegen.workflow.isomers.correction import weighted_states
 from particlegen.workflow.isomers.job import VIBRATIONS, IsomerJob
 from particlegen.workflow.isomers.labels import under
 from particlegen.workflow.isomers.schema import IsomerWorkflow, VibrationSettings
+from particlegen.workflow.isomers.states import weighted_states
 from particlegen.workflow.spent import as_dicts, count
 
 __all__ = ["run_vibrations", "trajectory_energies", "units_of_vibrations", "vibrational_densities"]
