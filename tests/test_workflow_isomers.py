@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import particlegen
 from particlegen.cli import app
 from particlegen.estimate import Estimate, ReweightedFreeEnergy
+from particlegen.flow.coupling import CouplingSettings
 from particlegen.settings import InputError
 from particlegen.workflow import Interrupted, Resources, plan
 from particlegen.workflow.isomers.criteria import missed_criteria
@@ -297,3 +298,12 @@ def test_the_adaptation_ends_once_it_has_settled(tmp_path, acceptance, rounds):
     assert (adaptation.state, adaptation.done) == ("done", 2.0 * rounds)
     said = [entry["message"] for entry in run.folder.events() if entry["stage"] == "adaptation"]
     assert said[-1] == ("2 rounds, settled" if rounds == 2 else "3 rounds")
+
+
+def test_what_a_partial_training_section_leaves_out_is_the_flows_own():
+    whole = CouplingSettings().training
+    shorter = CouplingSettings.model_validate({"training": {"batch": 64}}).training
+    assert shorter == whole.model_copy(update={"batch": 64})
+    timed = CouplingSettings.model_validate({"training": {"minutes": 1}}).training
+    assert (timed.steps, timed.minutes, timed.ema) == (None, 1.0, whole.ema)
+    assert CouplingSettings.model_validate({"training": whole.model_dump()}).training == whole
