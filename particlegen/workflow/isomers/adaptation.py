@@ -1,7 +1,7 @@
 """Adaptation stage: chains of every isomer and their flows, in rounds; each learns from the other, then both freeze."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,19 @@ from particlegen.estimate import Estimate, flow_free_energy, split_r_hat
 from particlegen.events import Event
 from particlegen.flow.coupling import IsomerFlow
 from particlegen.flow.coupling_training import train_flow
+from particlegen.io.checkpoint import Checkpoint
 from particlegen.sampling.independence import LabelledFlows
 from particlegen.sampling.local import HamiltonianMonteCarlo, tuned
 from particlegen.sampling.target import IsomerTarget
+from particlegen.system import Isomer
 from particlegen.units import energy_unit
 from particlegen.workflow.isomers.job import ADAPTATION, MINIMA, IsomerJob, weighed
 from particlegen.workflow.isomers.learning import begun, kept_in, kernel_of, learn, resumed
 from particlegen.workflow.isomers.observables import order_parameters
+from particlegen.workflow.isomers.schema import IsomerWorkflow, SettledSettings
 from particlegen.workflow.isomers.surrogate import restored
 
-__all__ = ["run_adaptation"]
+__all__ = ["adaptation_finished", "run_adaptation"]
 
 TUNINGS = 24
 
@@ -39,7 +42,7 @@ def run_adaptation(job: IsomerJob) -> None:
     saved = job.load(ADAPTATION)
     done = saved.step if saved else 0
     units = settings.rounds * len(isomers)
-    if done == units or (saved and _settled(job, done, saved.metadata)):
+    if adaptation_finished(job.workflow, saved, isomers):
         return
     start = saved or job.inherited
     tensors: dict[str, Tensor] = dict(start.tensors) if start else {}
@@ -54,18 +57,25 @@ def run_adaptation(job: IsomerJob) -> None:
         said = f"round {number + 1}, {name}: {_said(note)}{_labels(job, notes)}{_difference(job, index, notes)}"
         job.emit(Event("progress", ADAPTATION, said, {"done": unit + 1, "total": units}))
         job.check(ADAPTATION)
-        if _settled(job, unit + 1, notes):
+        if _settled(settings.settled, unit + 1, [notes.get(isomer.name) for isomer in isomers]):
             break
     rounds = len(notes[isomers[-1].name]["history"])
     job.emit(Event("finished", ADAPTATION, f"{rounds} rounds" + (", settled" if rounds < settings.rounds else "")))
 
 
-def _settled(job: IsomerJob, done: int, notes: Mapping[str, Any]) -> bool:
-    """Whether the round that all isomers have just finished, their second or later, is good enough to be the last."""
-    wanted, names = job.workflow.adaptation.settled, [isomer.name for isomer in job.built.isomers]
-    if wanted is None or done % len(names) or done < 2 * len(names):
+def adaptation_finished(workflow: IsomerWorkflow, saved: Checkpoint | None, isomers: Sequence[Isomer]) -> bool:
+    """Whether a checkpoint is that of the last round, or of an earlier one that was good enough."""
+    if saved is None:
         return False
-    for note in (notes[name] for name in names):
+    settings, notes = workflow.adaptation, [saved.metadata.get(isomer.name) for isomer in isomers]
+    return saved.step == settings.rounds * len(isomers) or _settled(settings.settled, saved.step, notes)
+
+
+def _settled(wanted: SettledSettings | None, done: int, notes: Sequence[Mapping[str, Any] | None]) -> bool:
+    """Whether the round that all isomers have just finished, their second or later, is good enough to be the last."""
+    if wanted is None or done % len(notes) or done < 2 * len(notes):
+        return False
+    for note in filter(None, notes):
         if wanted.r_hat is not None and not (note["r_hat"] is not None and note["r_hat"] <= wanted.r_hat):
             return False
         if wanted.acceptance is not None and not note["global"] >= wanted.acceptance:

@@ -22,6 +22,7 @@ from particlegen.isomers import BuiltCluster
 from particlegen.settings import InputError
 from particlegen.workflow.engines import engine_recipe
 from particlegen.workflow.folder import RunFolder
+from particlegen.workflow.isomers.adaptation import adaptation_finished
 from particlegen.workflow.isomers.job import ADAPTATION, INHERITED, MINIMA, IsomerJob, engine_card
 from particlegen.workflow.isomers.labels import taken
 from particlegen.workflow.isomers.run import IsomerRun
@@ -56,7 +57,7 @@ def origin(workflow: IsomerWorkflow, built: BuiltCluster, provenance: Provenance
             f"key 'start_from': {old.folder.path} has other isomers: {', '.join(names)} here and {', '.join(theirs)} "
             "there; name the same in the same order (system.isomers), or leave out 'start_from'"
         )
-    adapted = _finished(old, len(built.isomers))
+    adapted = _finished(old)
     if workflow.learned is not None:
         unknown = [isomer.name for isomer in built.isomers if not taken(isomer.name, adapted.tensors)]
         if unknown:
@@ -79,7 +80,7 @@ def run_inheritance(job: IsomerJob) -> None:
         return
     old = _opened(job.workflow.start_from, job.relative_to)
     isomers, path = job.built.isomers, old.folder.path
-    adapted, minima = _finished(old, len(isomers)), old.checkpoint(MINIMA)
+    adapted, minima = _finished(old), old.checkpoint(MINIMA)
     if _identity(old) != job.origin or minima is None:
         raise InputError(f"{path}: changed since {job.folder.path} was begun from it; restore it, or start anew")
     job.emit(Event("started", INHERITED, f"minima, labels, flows and chains of {path}"))
@@ -117,14 +118,13 @@ def _opened(start_from: str, relative_to: Path) -> IsomerRun:
     return IsomerRun(path)
 
 
-def _finished(old: IsomerRun, isomers: int) -> Checkpoint:
+def _finished(old: IsomerRun) -> Checkpoint:
     """What the adaptation ended with."""
     adapted, minima = old.checkpoint(ADAPTATION), old.checkpoint(MINIMA)
-    rounds = old.workflow.adaptation.rounds
-    if adapted is None or minima is None or adapted.step < rounds * isomers:
-        done = adapted.step if adapted else 0
+    if adapted is None or minima is None or not adaptation_finished(old.workflow, adapted, old.built.isomers):
+        done, most = adapted.step if adapted else 0, old.workflow.adaptation.rounds * len(old.built.isomers)
         raise InputError(
-            f"key 'start_from': the adaptation of {old.folder.path} is not finished: {done} of {rounds * isomers} "
+            f"key 'start_from': the adaptation of {old.folder.path} is not finished: {done} of {most} "
             f"rounds of isomers are there; finish it first: particlegen resume {old.folder.path}"
         )
     return adapted

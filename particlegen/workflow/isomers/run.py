@@ -10,6 +10,7 @@ from particlegen.io.checkpoint import Checkpoint, load_checkpoint
 from particlegen.isomers import BuiltCluster, build_cluster
 from particlegen.settings import InputError
 from particlegen.system import ParticleSystem
+from particlegen.workflow.isomers.adaptation import adaptation_finished
 from particlegen.workflow.isomers.job import ADAPTATION, VIBRATIONS
 from particlegen.workflow.isomers.production import AUDIT
 from particlegen.workflow.isomers.schema import IsomerWorkflow
@@ -88,15 +89,15 @@ class IsomerRun(Run):
         done = float(self.store.length("production"))
         finished = self.folder.results_file.is_file()
         units = float(settings.adaptation.rounds * isomers)
-        # It may have settled before its last round.
         adapted = self._counted("adaptation", units).done or 0.0
+        settled = adaptation_finished(settings, self.checkpoint(ADAPTATION), self.built.isomers)
         corrected = float(isomers * (1 + settings.correction.decisions))
         vibrations = units_of_vibrations(settings, isomers)
         # The last part of production, the quenches, follows the last state.
         produced = finished or self.checkpoint(AUDIT) is not None
         return [
             self._counted("minima", float(isomers)),
-            StageStatus("adaptation", _state(adapted, adapted >= units or done > 0), adapted, units),
+            StageStatus("adaptation", _state(adapted, settled), adapted, units),
             StageStatus("production", _state(done, produced), done, states),
             *([] if settings.learned is None else [self._counted("correction", corrected)]),
             *([self._counted(VIBRATIONS, float(vibrations))] if vibrations else []),
