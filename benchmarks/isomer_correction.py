@@ -40,12 +40,12 @@ WORKFLOW: dict[str, Any] = {
     "version": 1,
     "kind": "isomers",
     "system": {"card": "ag6_emt", "temperature": 300.0},
-    "energy": {"budget": 400, "chunk": 8},
+    "energy": {"budget": 600, "chunk": 8},
     "learned": {"first": 2, "rounds": 1, "per_round": 1, "trust": 4.0, "baseline": "copper.yaml"},
     "chains": {"count": 16, "leaps": 4, "local_steps": 2, "candidates": 3, "warm_up": 48},
     "adaptation": {"rounds": 4, "sweeps": 20},
-    "production": {"samples": 640, "draws": 640, "discard": 5, "quenches": 20},
-    "correction": {"labels": 80, "decisions": 0},
+    "production": {"samples": 2560, "draws": 2560, "discard": 5, "quenches": 20},
+    "correction": {"labels": 160, "decisions": 0},
     "stop": {"r_hat": None, "acceptance": None, "sigmas": None},
 }
 
