@@ -7,6 +7,7 @@ stays the same repeats none of the other run's random numbers.
 """
 
 import hashlib
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -145,17 +146,23 @@ def _check_same(old: IsomerRun, workflow: IsomerWorkflow, provenance: Provenance
             f"{'; '.join(said) or 'structures, radius or reach of its card have changed'}; its minima cannot be taken "
             "over: make the system the same, or leave out 'start_from'"
         )
-    theirs = manifest.get("engines", {})
-    if theirs != dict(provenance.engines):
+    mine, theirs = _own(workflow, provenance.engines), _own(old.workflow, manifest.get("engines", {}))
+    if mine != theirs:
         mine_said, theirs_said = (
             ", ".join(f"{name} ({digest[:12]})" for name, digest in engines.items()) or "none"
-            for engines in (provenance.engines, theirs)
+            for engines in (mine, theirs)
         )
         raise InputError(
             f"key 'start_from': {path} has another engine: {mine_said} here and {theirs_said} there, by name and "
             "digest of the card; its labels and minima cannot be taken over: name the same engine, or leave out "
             "'start_from'"
         )
+
+
+def _own(workflow: IsomerWorkflow, engines: Mapping[str, str]) -> dict[str, str]:
+    """Digests of the engines that a run samples and learns, by card; what checks the answer may be another."""
+    other = workflow.check.engine if workflow.check is not None else None
+    return {name: digest for name, digest in engines.items() if name != other}
 
 
 def _check_settings(old: IsomerRun, engine: EnergyProvider) -> None:

@@ -60,7 +60,7 @@ def _observed(x: Frames) -> dict[str, Float[np.ndarray, "frame value"]]:
 def _density(
     values: Float[np.ndarray, "chain value"],
     log_w: Float[np.ndarray, " state"] | None,
-    labelled: Float[np.ndarray, "state value"] | None,
+    labelled: Float[np.ndarray, "state own"] | None,
 ) -> dict[str, list[float]]:
     """Histogram as a density, its error from the spread between chains; shifted from a learned potential's ensemble to
     that of the engine by states that it labelled."""
