@@ -153,7 +153,7 @@ def average_shift(
     # How much each sample moves the difference.
     columns = (len(w) * w).reshape(-1, *(1,) * (a.ndim - 1))
     moved = columns * (a - np.tensordot(w, a, 1)) - (b - b.mean(0))
-    return shift, moved.std(0, ddof=1) / math.sqrt(len(w))
+    return np.asarray(shift), np.asarray(moved.std(0, ddof=1) / math.sqrt(len(w)))
 
 
 def agree(a: Estimate, b: Estimate) -> float:
