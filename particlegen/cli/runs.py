@@ -23,6 +23,10 @@ ResourcesOption = Annotated[
     Path | None,
     typer.Option("--resources", metavar="FILE", help="YAML: device, threads, executor of this machine."),
 ]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="DIR", help="Run folder; default: the next free runs/NAME-NNN."),
+]
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
@@ -30,9 +34,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")
 @guarded
 def run(
     workflow: WorkflowArgument,
-    to: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default: the next free runs/NAME-NNN.")
-    ] = None,
+    to: OutOption = None,
     set_: SetOption = None,
     resources: ResourcesOption = None,
     quiet: QuietOption = False,
@@ -48,10 +50,7 @@ def run(
 @guarded
 def extend(
     folder: FolderArgument,
-    to: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="DIR", help="Run folder; default: the next free runs/NAME-NNN."),
-    ] = None,
+    to: OutOption = None,
     set_: SetOption = None,
     resources: ResourcesOption = None,
     quiet: QuietOption = False,
