@@ -44,7 +44,7 @@ WORKFLOW: dict[str, Any] = {
     "learned": {"first": 2, "rounds": 1, "per_round": 1, "trust": 4.0, "baseline": "copper.yaml"},
     "chains": {"count": 16, "leaps": 4, "local_steps": 2, "candidates": 3, "warm_up": 48},
     "adaptation": {"rounds": 4, "sweeps": 20},
-    "production": {"samples": 2560, "draws": 2560, "discard": 5, "quenches": 20},
+    "production": {"samples": 1920, "draws": 1920, "discard": 5, "quenches": 20},
     "correction": {"labels": 160, "decisions": 0},
     "stop": {"r_hat": None, "acceptance": None, "sigmas": None},
 }
