@@ -37,7 +37,7 @@ def run_estimates(job: IsomerJob) -> None:
     for b, found in enumerate(differences.values(), start=1):
         if (checked := checked_difference(job, found, b, 0)) is not None:
             found["check"] = checked.as_dict()
-    observables = observable_curves(job, states)
+    observables = observable_curves(names, states, [isomer.labelled for isomer in isomers])
     results = results_head(job, STAGE, missed_criteria(job, isomers, differences), engine=job.provider.name)
     results |= {
         "isomers": {isomer.name: isomer.as_dict() for isomer in isomers},

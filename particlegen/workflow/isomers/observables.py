@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from particlegen.estimate import average_shift
-from particlegen.workflow.isomers.job import IsomerJob
-from particlegen.workflow.isomers.states import IsomerStates, labelled_states
+from particlegen.workflow.isomers.states import IsomerStates, LabelledStates
 
 __all__ = ["observable_curves", "order_parameters"]
 
@@ -25,26 +24,36 @@ def _distances(x: Frames) -> Float[np.ndarray, "frame pair"]:
     return np.linalg.norm(x[:, i] - x[:, j], axis=2)
 
 
+def _gyration_radius(x: Frames) -> Float[np.ndarray, " frame"]:
+    return np.sqrt(np.square(x - x.mean(1, keepdims=True)).sum(2).mean(1))
+
+
 def order_parameters(x: Frames, reference: Float[np.ndarray, "N 3"]) -> dict[str, Float[np.ndarray, " frame"]]:
     """Gyration radius, and the mean coordination 2/N Σ_pairs 1/(1 + (r/r₀)¹²), r₀ = 1.3 shortest distances."""
-    centred = x - x.mean(1, keepdims=True)
     reach = NEIGHBOUR * float(_distances(reference[None]).min())
     contacts = 1.0 / (1.0 + (_distances(x) / reach) ** 12)
     return {
-        "gyration_radius": np.sqrt(np.square(centred).sum(2).mean(1)),
+        "gyration_radius": _gyration_radius(x),
         "coordination": 2.0 * contacts.sum(1) / x.shape[1],
     }
 
 
-def observable_curves(job: IsomerJob, states: Sequence[IsomerStates]) -> dict[str, Any]:
-    """Densities of distances and of the gyration radius of each isomer in the engine's ensemble, with errors."""
+def observable_curves(
+    names: Sequence[str], states: Sequence[IsomerStates], labels: Sequence[LabelledStates | None]
+) -> dict[str, Any]:
+    """Densities of distances and of the gyration radius of each isomer in the engine's ensemble, with errors.
+
+    Args:
+        names: of the isomers.
+        states: of each, from production.
+        labels: what the engine labelled of them; None where it was sampled itself.
+    """
     found: dict[str, Any] = {}
-    for number, (isomer, own) in enumerate(zip(job.built.isomers, states, strict=True)):
+    for name, own, labelled in zip(names, states, labels, strict=True):
         chains, steps = own.energy.shape
-        labelled = labelled_states(job, number)
         of_states = _observed(own.positions.reshape(chains * steps, -1, 3))
         of_labelled = {} if labelled is None else _observed(labelled.positions)
-        found[isomer.name] = {
+        found[name] = {
             key: _density(values.reshape(chains, -1), labelled and labelled.log_weight, of_labelled.get(key))
             for key, values in of_states.items()
         }
@@ -53,8 +62,7 @@ def observable_curves(job: IsomerJob, states: Sequence[IsomerStates]) -> dict[st
 
 def _observed(x: Frames) -> dict[str, Float[np.ndarray, "frame value"]]:
     """What curves are drawn of."""
-    centred = x - x.mean(1, keepdims=True)
-    return {"distances": _distances(x), "gyration_radius": np.sqrt(np.square(centred).sum(2).mean(1))[:, None]}
+    return {"distances": _distances(x), "gyration_radius": _gyration_radius(x)[:, None]}
 
 
 def _density(
