@@ -89,17 +89,22 @@ class IsomerJob(Job):
     built: BuiltCluster
 
     def __post_init__(self) -> None:
-        name, folder = engine_card(self.workflow, self.built, self.relative_to)
-        recipe, learned = engine_recipe(self.built.system, name, None, folder), self.workflow.learned
-        self.provider = self.shared(recipe)
+        learned = self.workflow.learned
+        self.provider = self.shared(self.recipe)
         keep = self.workflow.energy.keep_labels or learned is not None
         self.labels = LabelStore(self.folder.labels_file) if keep else None
         self.baseline = None
         if learned is not None and learned.baseline is not None:
-            recipe = engine_recipe(self.built.system, learned.baseline, None, self.relative_to)
+            baseline = engine_recipe(self.built.system, learned.baseline, None, self.relative_to)
             # It answers whole batches of chains: one task for each worker.
             chunk = math.ceil(self.workflow.chains.count / self.slots)
-            self.baseline = Baseline(self.shared(recipe, chunk), self.provider)
+            self.baseline = Baseline(self.shared(baseline, chunk), self.provider)
+
+    @property
+    def recipe(self) -> Recipe:
+        """How workers open the engine."""
+        name, folder = engine_card(self.workflow, self.built, self.relative_to)
+        return engine_recipe(self.built.system, name, None, folder)
 
     def shared(self, recipe: Recipe, chunk: int | None = None) -> EnergyProvider:
         """An engine, its batches shared over the executor; torch is fastest in one batch, other engines go in tasks of
@@ -112,8 +117,7 @@ class IsomerJob(Job):
 
     def orientation_scatter(self, positions: Tensor) -> float | None:
         """Standard deviation of the engine's energy over orientations of a configuration; None where it has no grid."""
-        name, folder = engine_card(self.workflow, self.built, self.relative_to)
-        engine = made(engine_recipe(self.built.system, name, None, folder))
+        engine = made(self.recipe)
         if not isinstance(engine, PySCFEnergy):
             return None
         return float(engine.orientation_scatter(positions, ORIENTATIONS, self.seed("orientation")).std(1).mean())

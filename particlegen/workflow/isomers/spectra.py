@@ -11,8 +11,7 @@ from particlegen.energy.distributed import made
 from particlegen.energy.pyscf_spectra import excited, shared_excitations
 from particlegen.estimate import Estimate
 from particlegen.events import Event
-from particlegen.workflow.engines import engine_recipe
-from particlegen.workflow.isomers.job import IsomerJob, engine_card
+from particlegen.workflow.isomers.job import IsomerJob
 from particlegen.workflow.isomers.states import weighted_states
 from particlegen.workflow.spent import count
 
@@ -36,7 +35,7 @@ def run_spectra(job: IsomerJob) -> None:
         return
     tensors: dict[str, Tensor] = dict(saved.tensors) if saved else {}
     notes: dict[str, Any] = dict(saved.metadata) if saved else {"finished": False, "reasons": {}}
-    recipe, done = _recipe(job), saved.step if saved else 0
+    recipe, done = job.recipe, saved.step if saved else 0
     name, total = f"{job.provider.name} excitations", len(isomers) * (1 + settings.configurations)
     job.emit(Event("started", SPECTRA, f"TDDFT of {settings.configurations} states of each isomer and its minimum"))
     for index, isomer in enumerate(isomers):
@@ -63,18 +62,13 @@ def run_spectra(job: IsomerJob) -> None:
     job.emit(Event("finished", SPECTRA, f"{done - failed} of {done} configurations have their excitations"))
 
 
-def _recipe(job: IsomerJob):
-    name, folder = engine_card(job.workflow, job.built, job.relative_to)
-    return engine_recipe(job.built.system, name, None, folder)
-
-
 def spectra(job: IsomerJob) -> dict[str, Any]:
     """By isomer, what `results.json` holds of the stage; empty without it. Lists over the energies are null where too
     little converged."""
     saved, settings = job.load(SPECTRA), job.workflow.spectra
     if saved is None or settings is None:
         return {}
-    level = excited(made(_recipe(job))).level
+    level = excited(made(job.recipe)).level
     tensors = {name: tensor.numpy() for name, tensor in saved.tensors.items()}
     method = (
         f"linear-response TDDFT, {level.functional}, {settings.states} roots; normal broadening of standard deviation "
