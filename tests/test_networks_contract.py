@@ -6,9 +6,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from particlegen.geometry import FlatTorus
-from particlegen.networks import HollowNetwork, NetworkSettings, VelocityNetwork, build_network, features, hollow
+from particlegen.networks import (
+    DenoisingNetwork,
+    HollowNetwork,
+    NetworkSettings,
+    VelocityNetwork,
+    build_network,
+    features,
+    hollow,
+)
 from particlegen.settings import Section
 from particlegen.system import ParticleSystem
 from particlegen.testing import ContractViolation, check_velocity_network
@@ -37,6 +46,37 @@ def make(kind="hollow", box="square", kinds=2, seed=0, dtype=torch.float64, **si
 def test_contract(kind, box, kinds, dtype):
     """In float64 the divergence equals the full Jacobian's trace within 1e-10 and nothing jumps at the antipode."""
     check_velocity_network(*make(kind, box, kinds, dtype=dtype))
+
+
+class Denoiser(nn.Module):
+    """The second head as if it were the velocity."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, t, x):
+        return self.network(t, x, True)[1]
+
+    def with_divergence(self, t, x):
+        slopes = torch.autograd.functional.jacobian(lambda y: self(t, y).sum(0), x)
+        return self(t, x), torch.einsum("iabia->b", slopes)
+
+
+@pytest.mark.parametrize("kind", ["hollow", "standard"])
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_both_heads_keep_the_contract(kind, rounds):
+    """And the velocity is that of `forward` without the denoiser."""
+    network, system = make(kind, denoiser=True, rounds=rounds)
+    check_velocity_network(network, system)
+    check_velocity_network(Denoiser(network), system)
+    x = system.torus.uniform((3, system.n_particles), torch.Generator().manual_seed(0))
+    t = torch.rand(3, generator=torch.Generator().manual_seed(1)).double()
+    velocity, denoiser = network(t, x, True)
+    assert torch.equal(velocity, network(t, x)) and not torch.allclose(denoiser, velocity)
+    assert isinstance(network, DenoisingNetwork)
+    with pytest.raises(TypeError, match="has no denoiser"):
+        make(kind)[0](t, x, True)
 
 
 @pytest.mark.parametrize("kind", ["hollow", "standard"])

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from particlegen.flow.ode import FlowSamples
+from particlegen.flow.contract import FlowSamples
 from particlegen.geometry import Positions
 from particlegen.isomers import EckartFrame
 from particlegen.settings import InputError, Section

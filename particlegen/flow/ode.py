@@ -1,85 +1,20 @@
 """The probability flow: uniform particles carried to configurations by a velocity field, with their log-density."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, runtime_checkable
-
 import torch
 from jaxtyping import Float
-from pydantic import Field as Bound
-from pydantic import model_validator
 from torch import Tensor
 
+from particlegen.flow.contract import FlowSamples
+from particlegen.flow.settings import GenerationSettings
 from particlegen.flow.solvers import Field, dormand_prince, runge_kutta_4
 from particlegen.geometry import Positions
 from particlegen.networks import VelocityNetwork
-from particlegen.settings import Section
 from particlegen.system import ParticleSystem
 
-__all__ = ["Flow", "FlowSamples", "GenerationSettings", "ODEFlow"]
+__all__ = ["ODEFlow", "network_field"]
 
 _AGAIN = 32
 """Trajectories of a chunk that `dopri5` integrates a second time, for the error of log q."""
-
-
-class GenerationSettings(Section):
-    """The `generation` section of a workflow.
-
-    Attributes:
-        samples: number of configurations.
-        solver: `rk4` (fixed steps) or `dopri5` (adaptive, one step size per sample).
-        steps: steps of `rk4`, even, so that half of them give the error estimate.
-        tolerance: embedded error per step of `dopri5`.
-        likelihood: `exact` divergence, or `hutchinson` (random probes, corrected for the bias of the weights to second
-            order; an approximation).
-        probes: random vectors per sample of `hutchinson`.
-        chunk: samples integrated at once; it bounds the memory and is part of the answer's definition.
-    """
-
-    samples: Annotated[int, Bound(ge=1, le=100_000_000)] = 10_000
-    solver: Literal["rk4", "dopri5"] = "rk4"
-    steps: Annotated[int, Bound(ge=2, le=10_000)] = 16
-    tolerance: Annotated[float, Bound(gt=0, le=1)] = 1e-4
-    likelihood: Literal["exact", "hutchinson"] = "exact"
-    probes: Annotated[int, Bound(ge=2, le=1024)] = 4
-    chunk: Annotated[int, Bound(ge=1, le=1_000_000)] = 500
-
-    @model_validator(mode="after")
-    def _even(self) -> "GenerationSettings":
-        if self.steps % 2:
-            raise ValueError(f"'steps' must be even, found {self.steps}: half of them give the error estimate")
-        return self
-
-
-@dataclass(frozen=True)
-class FlowSamples:
-    """Configurations, `(n, N, dim)` float64, in the box where there is one; their log-density and an estimate of its
-    error, `(n,)`.
-
-    Some samples count in n without a weight. Where a solver got stuck, both are NaN and the position is where. Where a
-    configuration lies outside the space that the flow is for, log q is +∞, so that exp(−βU)/q is zero.
-    """
-
-    positions: Positions
-    log_q: Float[Tensor, " sample"]
-    log_q_error: Float[Tensor, " sample"]
-
-
-@runtime_checkable
-class Flow(Protocol):
-    """Samples with log-density, and the log-density of given configurations, both with an estimate of its error.
-
-    The density is over labelled positions in a box; over labelled positions without their centre in free space.
-    """
-
-    system: ParticleSystem
-
-    def sample(self, n: int, generator: torch.Generator) -> FlowSamples:
-        """`n` configurations that `generator` alone decides."""
-        ...
-
-    def log_prob(self, x: Positions) -> tuple[Float[Tensor, " sample"], Float[Tensor, " sample"]]:
-        """log q `(n,)` of configurations `(n, N, d)` and its error; −∞ where no sample can be."""
-        ...
 
 
 class ODEFlow:
@@ -136,7 +71,7 @@ class ODEFlow:
         if self.settings.solver == "dopri5":
             ends, integral, error = self._adaptive(x, start, end, probes)
         else:
-            field = self._field(probes)
+            field = network_field(self.network, probes)
             ends, integral = runge_kutta_4(field, x, start, end, self.settings.steps)
             _, coarse = runge_kutta_4(field, x, start, end, self.settings.steps // 2)
             error = (integral - coarse).mean(1).abs() / 3
@@ -153,25 +88,31 @@ class ODEFlow:
         rows = torch.cat([torch.arange(n, device=x.device), torch.arange(few, device=x.device)])
         tolerance = torch.full_like(rows, self.settings.tolerance, dtype=x.dtype)
         tolerance[n:] /= 10
-        field = self._field(None if probes is None else probes[rows])
+        field = network_field(self.network, None if probes is None else probes[rows])
         ends, integral, error = dormand_prince(field, x[rows], start, end, tolerance)
         off = (integral[:few] - integral[n:]).mean(1)
         return ends[:n], integral[:n], torch.sqrt(error[:n] ** 2 + off.square().nanmean())
 
-    def _field(self, probes: Tensor | None) -> Field:
-        dtype = next(iter(self.network.parameters())).dtype
 
-        def field(t: Tensor, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            t, y = t.to(dtype), x.to(dtype)
-            if probes is None:
-                v, divergence = self.network.with_divergence(t, y)
-                return v.double(), divergence.double()[:, None]
-            z = probes[rows].to(dtype).transpose(0, 1)
+def network_field(network: VelocityNetwork, probes: Tensor | None = None) -> Field:
+    """Velocity and divergence in float64 at the network's own precision, exact or along random probes.
 
-            def along(tangent: Tensor) -> tuple[Tensor, ...]:
-                return torch.func.jvp(lambda q: self.network.forward(t, q), (y,), (tangent,))
+    Args:
+        probes: `(trajectory, probe, N, dim)` of ±1; the divergence along each comes in a column of its own.
+    """
+    dtype = next(iter(network.parameters())).dtype
 
-            v, slopes = torch.func.vmap(along, out_dims=(None, 0))(z)  # pyright: ignore[reportArgumentType]
-            return v.double(), (slopes * z).sum((2, 3)).double().T
+    def field(t: Tensor, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        t, y = t.to(dtype), x.to(dtype)
+        if probes is None:
+            v, divergence = network.with_divergence(t, y)
+            return v.double(), divergence.double()[:, None]
+        z = probes[rows].to(dtype).transpose(0, 1)
 
-        return field
+        def along(tangent: Tensor) -> tuple[Tensor, ...]:
+            return torch.func.jvp(lambda q: network.forward(t, q), (y,), (tangent,))
+
+        v, slopes = torch.func.vmap(along, out_dims=(None, 0))(z)  # pyright: ignore[reportArgumentType]
+        return v.double(), (slopes * z).sum((2, 3)).double().T
+
+    return field

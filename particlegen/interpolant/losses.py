@@ -40,6 +40,10 @@ class InterpolantSettings(Section):
     pool: Annotated[int, Field(ge=1, le=256)] = 1
     late_times: Annotated[float, Field(ge=1, le=4)] = 1.0
 
+    def gamma(self, t: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """Standard deviation of the noise at times `t`, in units of length."""
+        return self.noise_amplitude * NOISE_SCHEDULES[self.noise](t)[0]
+
     @model_validator(mode="after")
     def _species_first(self) -> "InterpolantSettings":
         if self.coupling and "species" not in self.coupling:
@@ -98,6 +102,9 @@ class Coupling:
 class InterpolantLoss:
     """Mean squared error of the velocity over base, data and time (Albergo, Boffi & Vanden-Eijnden 2023, eq. 2.13).
 
+    A network with a denoiser learns the noise z, too; its mean squared error is added (theorem 2.8 there). On the torus z
+    is that of the image that was drawn, so that −E[z|x]/γ is the score of the wrapped density.
+
     Args:
         system: gives the torus and which particles are interchangeable.
         settings: the workflow's `interpolant` section.
@@ -108,22 +115,26 @@ class InterpolantLoss:
         self.coupling = Coupling(system, settings)
         self.noise = NOISE_SCHEDULES[settings.noise]
 
-    def pairs(self, data: Positions, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Times `(batch,)`, points on the path and target velocities `(batch, N, dim)`, float64, for some data."""
+    def pairs(self, data: Positions, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Times `(batch,)`, points on the path, target velocities and noise z `(batch, N, dim)`, float64.
+
+        Without noise in the settings z is zero.
+        """
         batch, n, _ = data.shape
         x0, x1 = self.coupling(self.torus.uniform((batch, n), generator), data, generator)
         t = draw_times(batch, self.settings.late_times, generator).double()
         x, velocity = geodesic_interpolant(self.torus, x0, x1, t)
+        z = torch.zeros_like(x)
         if self.settings.noise != "none":
-            gamma, slope = self.noise(t)
-            z = self.settings.noise_amplitude * torch.randn(data.shape, generator=generator, dtype=torch.float64)
-            x = self.torus.shift(x, gamma[:, None, None] * z)
-            velocity = velocity + slope[:, None, None] * z
-        return t, x, velocity
+            gamma, slope = (self.settings.noise_amplitude * a[:, None, None] for a in self.noise(t))
+            z = torch.randn(data.shape, generator=generator, dtype=torch.float64)
+            x, velocity = self.torus.shift(x, gamma * z), velocity + slope * z
+        return t, x, velocity, z
 
     def __call__(self, network: nn.Module, data: Positions, generator: torch.Generator) -> Tensor:
         """The loss of one batch of data, float64 `(batch, N, dim)` on the CPU, in squared lengths per coordinate."""
-        t, x, velocity = self.pairs(data, generator)
         parameter = next(network.parameters())
-        t, x, velocity = (a.to(parameter.device, parameter.dtype) for a in (t, x, velocity))
-        return ((network(t, x) - velocity) ** 2).mean()
+        t, x, velocity, z = (a.to(parameter.device, parameter.dtype) for a in self.pairs(data, generator))
+        if getattr(network, "heads", 1) == 1:
+            return ((network(t, x) - velocity) ** 2).mean()
+        return ((network(t, x, True) - torch.stack([velocity, z])) ** 2).mean((1, 2, 3)).sum()

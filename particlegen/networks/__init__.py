@@ -3,10 +3,11 @@
 from particlegen.networks.features import TorusFeatures, as_features, as_rows, smooth_displacement
 from particlegen.networks.hollow import HollowNetwork
 from particlegen.networks.potential import PotentialNetwork, PotentialSettings, build_potential_network
-from particlegen.networks.settings import NetworkSettings, VelocityNetwork, build_network
+from particlegen.networks.settings import DenoisingNetwork, NetworkSettings, VelocityNetwork, build_network
 from particlegen.networks.standard import StandardNetwork
 
 __all__ = [
+    "DenoisingNetwork",
     "HollowNetwork",
     "NetworkSettings",
     "PotentialNetwork",

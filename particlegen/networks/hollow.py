@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from particlegen.geometry import FlatTorus, Positions
 from particlegen.networks.features import TorusFeatures, as_features, as_rows
-from particlegen.networks.layers import TorusNetwork, mlp, pair_displacements, remove_drift
+from particlegen.networks.layers import TorusNetwork, mlp, pair_displacements, remove_drift, require_denoiser
 
 __all__ = ["HollowNetwork"]
 
@@ -105,6 +105,7 @@ class HollowNetwork(TorusNetwork):
         species: species index per particle.
         diameters: diameter per particle (polydisperse systems), or None.
         width, rounds, harmonics, radial, channels: sizes; `channels` counts the vectors told about each neighbour.
+        denoiser: whether it has a second head, see `forward`.
     """
 
     def __init__(
@@ -117,16 +118,16 @@ class HollowNetwork(TorusNetwork):
         harmonics: int = 3,
         radial: int = 16,
         channels: int = 8,
+        denoiser: bool = False,
     ):
         super().__init__(torus, species, diameters, width, harmonics, radial)
-        self.rounds = rounds
+        self.rounds, self.heads = rounds, 2 if denoiser else 1
         k, classes, inv = self.features.vectors, self.features.classes, self.features.invariants
         self.surroundings = _Surroundings(width, self.features, channels)
         self.start = nn.Linear(width, width)
         n_dots, n_vectors = 2 * classes * channels, k + channels
-        self.star = nn.ModuleList(
-            [_StarRound(width, inv + n_dots, classes * n_vectors, 2 if r + 1 < rounds else 1) for r in range(rounds)]
-        )
+        outputs = [self.heads + (r + 1 < rounds) for r in range(rounds)]
+        self.star = nn.ModuleList([_StarRound(width, inv + n_dots, classes * n_vectors, n) for n in outputs])
 
     def _told(self, t: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Node states that know time, species and size alone, and what each particle is told about each neighbour."""
@@ -134,7 +135,8 @@ class HollowNetwork(TorusNetwork):
         return node, *self.surroundings(node, delta, self.mask, self.crowd)
 
     def _star(self, delta: Tensor, node: Tensor, h: Tensor, vector: Tensor, heading: Tensor) -> Tensor:
-        g, velocity = self.start(node), torch.zeros_like(delta[..., 0])
+        """Both heads, or the one, `(heads, batch, N, dim)`."""
+        g, out = self.start(node), delta.new_zeros(self.heads, *delta.shape[:-1])
         delta = delta + heading
         for r, star in enumerate(self.star):
             invariants, vectors = (self.moved_features if r else self.features)(delta)
@@ -143,15 +145,25 @@ class HollowNetwork(TorusNetwork):
             arrows = torch.cat([vectors, vector])
             weights = weights.view(-1, self.features.classes, len(arrows), *delta.shape[1:])
             moves = (self.features.weigh(arrows, weights) * (self.mask[..., 0] / self.crowd)).sum(-1)
-            velocity = velocity + moves[0]
+            out = out + moves[: self.heads]
             if r + 1 < self.rounds:
-                delta = delta - moves[1][..., None]
-        return as_rows(velocity)
+                delta = delta - moves[-1][..., None]
+        return out.movedim(1, -1)
 
-    def forward(self, t: Float[Tensor, " batch"], x: Positions) -> Positions:
-        """Velocities at times `t` in [0, 1] and positions `x`, in lengths per unit of t."""
+    def forward(
+        self, t: Float[Tensor, " batch"], x: Positions, denoiser: bool = False
+    ) -> Float[Tensor, "*heads batch particle dim"]:
+        """Velocities at times `t` in [0, 1] and positions `x`, in lengths per unit of t.
+
+        With `denoiser` both heads, `(2, batch, N, dim)`: velocities, and E[z | x_t = x] of the noise γ(t) z.
+
+        Raises:
+            TypeError: the network was made without the second head.
+        """
+        require_denoiser(denoiser, self.heads)
         delta = pair_displacements(x)
-        return remove_drift(self._star(delta, *self._told(t, delta)))
+        heads = remove_drift(self._star(delta, *self._told(t, delta)))
+        return heads if denoiser else heads[0]
 
     def with_divergence(self, t: Float[Tensor, " batch"], x: Positions) -> tuple[Positions, Float[Tensor, " batch"]]:
         """Velocities and the exact divergence Σ_i ∂·v_i/∂x_i, detached; memory is bounded whatever the batch."""
@@ -169,7 +181,7 @@ class HollowNetwork(TorusNetwork):
             delta = pair_displacements(x).requires_grad_()
             with torch.no_grad():
                 told = self._told(t, delta)
-            velocity = self._star(delta, *told)
+            velocity = self._star(delta, *told)[0]
             divergence = torch.zeros_like(velocity[:, 0, 0])
             for axis, along in enumerate(velocity.unbind(-1)):
                 (slopes,) = torch.autograd.grad(along.sum(), delta, retain_graph=axis + 1 < x.shape[-1])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from particlegen.geometry import FlatTorus
 from particlegen.networks.features import TorusFeatures
 
-__all__ = ["Clock", "TorusNetwork", "mlp", "pair_displacements", "remove_drift"]
+__all__ = ["Clock", "TorusNetwork", "mlp", "pair_displacements", "remove_drift", "require_denoiser"]
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -28,8 +28,14 @@ def pair_displacements(x: Tensor) -> Tensor:
 
 
 def remove_drift(v: Tensor) -> Tensor:
-    """Velocities minus their mean over particles."""
-    return v - v.mean(1, keepdim=True)
+    """Vectors `(..., N, dim)` minus their mean over particles."""
+    return v - v.mean(-2, keepdim=True)
+
+
+def require_denoiser(wanted: bool, heads: int) -> None:
+    """Refuse to ask a network of one head for two."""
+    if wanted and heads < 2:
+        raise TypeError("this network has no denoiser: build it with NetworkSettings(denoiser=True) and train it so")
 
 
 def particle_traits(species: tuple[int, ...], diameters: tuple[float, ...] | None) -> Tensor:

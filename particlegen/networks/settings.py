@@ -15,7 +15,7 @@ from particlegen.settings import Section
 from particlegen.streams import stream_seed
 from particlegen.system import ParticleSystem
 
-__all__ = ["NetworkSettings", "VelocityNetwork", "build_network"]
+__all__ = ["DenoisingNetwork", "NetworkSettings", "VelocityNetwork", "build_network"]
 
 
 class NetworkSettings(Section):
@@ -29,6 +29,7 @@ class NetworkSettings(Section):
         harmonics: Fourier orders of the torus features.
         radial: Gaussian radial functions.
         channels: vectors told about each neighbour (hollow only).
+        denoiser: a second head for the noise of the interpolant, which `generation.likelihood: path` needs.
     """
 
     kind: Literal["hollow", "standard"] = "hollow"
@@ -37,6 +38,7 @@ class NetworkSettings(Section):
     harmonics: Annotated[int, Field(ge=1, le=8)] = 3
     radial: Annotated[int, Field(ge=2, le=128)] = 16
     channels: Annotated[int, Field(ge=1, le=64)] = 8
+    denoiser: bool = False
 
 
 @runtime_checkable
@@ -52,6 +54,17 @@ class VelocityNetwork(Protocol):
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+@runtime_checkable
+class DenoisingNetwork(VelocityNetwork, Protocol):
+    """What a flow with noise needs of a network."""
+
+    def forward(
+        self, t: Float[Tensor, " batch"], x: Positions, denoiser: bool = False
+    ) -> Float[Tensor, "*heads batch particle dim"]:
+        """Velocities, and with `denoiser` η = E[z | x_t = x] too: `(2, batch, N, dim)`. The score at t is −η/γ(t)."""
+        ...
 
 
 def build_network(settings: NetworkSettings, system: ParticleSystem, seed: int = 0) -> HollowNetwork | StandardNetwork:

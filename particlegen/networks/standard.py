@@ -6,20 +6,20 @@ from torch import Tensor, nn
 
 from particlegen.geometry import FlatTorus, Positions
 from particlegen.networks.features import as_features, as_rows
-from particlegen.networks.layers import TorusNetwork, mlp, pair_displacements, remove_drift
+from particlegen.networks.layers import TorusNetwork, mlp, pair_displacements, remove_drift, require_denoiser
 
 __all__ = ["StandardNetwork"]
 
 
 class _MessageRound(nn.Module):
-    def __init__(self, width: int, invariants: int, vectors: int):
+    def __init__(self, width: int, invariants: int, vectors: int, outputs: int):
         super().__init__()
         self.sender, self.receiver = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         self.edge = nn.Linear(invariants, width, bias=False)
         self.mix = nn.Linear(width, width)
         self.gate = nn.Linear(width, 1)
         self.update = mlp(2 * width, width, width)
-        self.weight = nn.Linear(width, 2 * vectors)
+        self.weight = nn.Linear(width, outputs * vectors)
         nn.init.zeros_(self.weight.bias)
         with torch.no_grad():
             self.weight.weight.mul_(0.1)
@@ -42,6 +42,7 @@ class StandardNetwork(TorusNetwork):
         species: species index per particle.
         diameters: diameter per particle (polydisperse systems), or None.
         width, rounds, harmonics, radial: sizes.
+        denoiser: whether it has a second head, see `forward`.
     """
 
     def __init__(
@@ -53,21 +54,35 @@ class StandardNetwork(TorusNetwork):
         rounds: int = 3,
         harmonics: int = 3,
         radial: int = 16,
+        denoiser: bool = False,
     ):
         super().__init__(torus, species, diameters, width, harmonics, radial)
-        vectors = self.features.classes * self.features.vectors
-        self.messages = nn.ModuleList([_MessageRound(width, self.features.invariants, vectors) for _ in range(rounds)])
+        self.heads = 2 if denoiser else 1
+        vectors, invariants = self.features.classes * self.features.vectors, self.features.invariants
+        self.messages = nn.ModuleList(
+            [_MessageRound(width, invariants, vectors, self.heads + 1) for _ in range(rounds)]
+        )
 
-    def forward(self, t: Float[Tensor, " batch"], x: Positions) -> Positions:
-        """Velocities at times `t` in [0, 1] and positions `x`, in lengths per unit of t."""
-        h, velocity, moved = self.clock(t, self.traits), torch.zeros_like(x), x
+    def forward(
+        self, t: Float[Tensor, " batch"], x: Positions, denoiser: bool = False
+    ) -> Float[Tensor, "*heads batch particle dim"]:
+        """Velocities at times `t` in [0, 1] and positions `x`, in lengths per unit of t.
+
+        With `denoiser` both heads, `(2, batch, N, dim)`: velocities, and E[z | x_t = x] of the noise γ(t) z.
+
+        Raises:
+            TypeError: the network was made without the second head.
+        """
+        require_denoiser(denoiser, self.heads)
+        h, out, moved = self.clock(t, self.traits), x.new_zeros(self.heads, *x.shape), x
         for r, message in enumerate(self.messages):
             invariants, vectors = (self.moved_features if r else self.features)(pair_displacements(moved))
             h, weights = message(h, invariants, self.mask)
-            weights = weights.view(2, self.features.classes, len(vectors), *invariants.shape[1:])
-            moves = self.features.weigh(vectors, weights).sum(-1) / self.crowd
-            velocity, moved = velocity + as_rows(moves[0]), moved + as_rows(moves[1])
-        return remove_drift(velocity)
+            weights = weights.view(self.heads + 1, self.features.classes, len(vectors), *invariants.shape[1:])
+            moves = (self.features.weigh(vectors, weights).sum(-1) / self.crowd).movedim(1, -1)
+            out, moved = out + moves[:-1], moved + moves[-1]
+        heads = remove_drift(out)
+        return heads if denoiser else heads[0]
 
     def with_divergence(self, t: Float[Tensor, " batch"], x: Positions) -> tuple[Positions, Float[Tensor, " batch"]]:
         """Velocities and the exact divergence, by one forward-mode product per coordinate."""

@@ -13,6 +13,8 @@ METHODS = {
     "flow matching": "R. T. Q. Chen, Y. Lipman, Flow matching on general geometries, arXiv:2302.03660 (2023)",
     "hollow": "J. Gloy, S. Olsson, HollowFlow, arXiv:2510.21542 (2025)",
     "hutchinson": "M. F. Hutchinson, Commun. Stat. Simul. Comput. 19, 433 (1990)",
+    "denoiser": "M. S. Albergo, N. M. Boffi, E. Vanden-Eijnden, Stochastic interpolants, arXiv:2303.08797 (2023)",
+    "path weights": "C. Jarzynski, Phys. Rev. Lett. 78, 2690 (1997)",
     "muon": "K. Jordan et al., Muon: an optimizer for hidden layers in neural networks (2024)",
     "hmc": "S. Duane, A. D. Kennedy, B. J. Pendleton, D. Roweth, Phys. Lett. B 195, 216 (1987)",
     "adaptive flow": "M. Gabrié, G. M. Rotskoff, E. Vanden-Eijnden, Proc. Natl. Acad. Sci. 119, e2109420119 (2022)",

@@ -21,6 +21,8 @@ def citations(workflow: GlassWorkflow, built: BuiltSystem, cards: Sequence[Card]
     training = workflow.training
     keys += ["muon"] if not isinstance(training, PretrainedSettings) and training.optimiser == "muon" else []
     keys += ["hutchinson"] if workflow.generation.likelihood == "hutchinson" else []
+    keys += ["denoiser"] if workflow.network.denoiser else []
+    keys += ["path weights"] if workflow.generation.likelihood == "path" else []
     keys += [workflow.reference.sampler] if workflow.reference.sampler in METHODS else []
     keys += ["freud"] if {"rdf", "structure_factor"} & set(workflow.estimates.observables) else []
     theirs = [str(text) for card in cards for text in card.data.get("citations", ())]

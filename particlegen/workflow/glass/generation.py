@@ -8,7 +8,7 @@ import torch
 from particlegen.energy import EnergyProvider
 from particlegen.estimate import log_weights
 from particlegen.events import Event
-from particlegen.flow import FlowSamples, ODEFlow
+from particlegen.flow import FlowSamples, ODEFlow, PathFlow
 from particlegen.settings import RunError
 from particlegen.streams import torch_stream
 from particlegen.workflow.glass.job import GlassJob
@@ -33,7 +33,7 @@ def run_generation(job: GlassJob) -> None:
     if held_out and held_out.metadata["complete"]:
         return
     settings = job.workflow.generation
-    flow = ODEFlow(trained_network(job), job.built.system, settings)
+    flow = _flow(job)
     sizes = [settings.chunk] * (settings.samples // settings.chunk)
     sizes += [settings.samples % settings.chunk] if settings.samples % settings.chunk else []
     present = set(job.store.segments("generated"))
@@ -58,6 +58,13 @@ def run_generation(job: GlassJob) -> None:
     job.emit(Event("finished", STAGE, f"{settings.samples} samples"))
 
 
+def _flow(job: GlassJob) -> ODEFlow | PathFlow:
+    network, system, settings = trained_network(job), job.built.system, job.workflow.generation
+    if settings.likelihood == "path":
+        return PathFlow(network, system, job.workflow.interpolant, settings)
+    return ODEFlow(network, system, settings)
+
+
 def _scored(samples: FlowSamples, provider: EnergyProvider, beta: float) -> dict[str, np.ndarray]:
     """Arrays of one segment; a sample whose energy failed has log weight −∞, so it counts and weighs nothing."""
     result = provider.evaluate(samples.positions.to(provider.device, torch.float64))
@@ -77,7 +84,7 @@ def _progress(job: GlassJob, done: int, total: int, start: float, done_before: i
     job.emit(Event("progress", STAGE, "", {"done": done, "total": total, "seconds_left": max(left, 0.0)}))
 
 
-def _score_held_out(job: GlassJob, flow: ODEFlow) -> None:
+def _score_held_out(job: GlassJob, flow: ODEFlow | PathFlow) -> None:
     """log q of held-out frames, in the generation chunk's size; kept as a checkpoint beside the others."""
     pairs = list(held_out_frames(job.workflow, job.store)) if job.workflow.estimates.held_out > 0 else []
     log_q, errors = [], []

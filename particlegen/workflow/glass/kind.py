@@ -62,7 +62,7 @@ class _Glass:
         check_engine(workflow, built, relative_to)
         given = given_weights(workflow.training)
         if given is not None:
-            load_pretrained(given, workflow.network, built, relative_to)
+            load_pretrained(given, workflow, built, relative_to)
         return built
 
     def provenance(self, workflow: GlassWorkflow, built: BuiltSystem, relative_to: Path) -> Provenance:

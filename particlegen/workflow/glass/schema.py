@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from particlegen.energy import SystemSettings
 from particlegen.flow import GenerationSettings
@@ -119,3 +119,22 @@ class GlassWorkflow(WorkflowBase):
     generation: GenerationSettings = GenerationSettings()
     estimates: EstimateSettings = EstimateSettings()
     stop: StopSettings = StopSettings()
+
+    @model_validator(mode="after")
+    def _noise_throughout(self) -> "GlassWorkflow":
+        if self.network.denoiser and self.interpolant.noise == "none":
+            raise ValueError(
+                "'network.denoiser' learns the interpolant's noise, but 'interpolant.noise' is none: name a schedule"
+            )
+        if self.generation.likelihood == "path" and not self.network.denoiser:
+            raise ValueError(
+                "'generation.likelihood' path needs a network that knows the noise: set 'network.denoiser' to true and "
+                "'interpolant.noise' to a schedule"
+            )
+        if (
+            self.generation.likelihood == "path"
+            and self.generation.path.kernel == "plain"
+            and not self.generation.path.diffusion
+        ):
+            raise ValueError("'generation.path': plain kernels need a 'diffusion' above 0")
+        return self

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 STAGE = "training"
+_NOISE = ("noise", "noise_amplitude")
 SAVE_EVERY = 20.0
 """Seconds between checkpoints: what a kill can cost."""
 
@@ -92,12 +93,12 @@ def pretrained_card(name: str, relative_to: Path | None) -> Card:
 
 
 def load_pretrained(
-    name: str, network: NetworkSettings, built: BuiltSystem, relative_to: Path | None
+    name: str, workflow: GlassWorkflow, built: BuiltSystem, relative_to: Path | None
 ) -> tuple[dict[str, torch.Tensor], Card]:
-    """Weights that fit this system and network, and their card.
+    """Weights that fit this system, network and noise, and their card.
 
     Raises:
-        InputError: another system or network than they were trained for, or a damaged file.
+        InputError: another system, network or noise than they were trained for, or a damaged file.
     """
     card = pretrained_card(name, relative_to)
     if card.data["system_hash"] != system_hash(built):
@@ -105,13 +106,21 @@ def load_pretrained(
             f"key 'training': {card.name!r} was trained for another system ({card.data.get('title', '?')}); "
             "particles, box and potential have to be the same, only the temperature may differ"
         )
-    theirs, ours = card.data["network"], network.model_dump(mode="json")
-    if theirs != ours:
-        changed = [f"{key}: {theirs.get(key)!r}" for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
-        raise InputError(f"key 'network': differs from that of {card.name!r}; set {', '.join(sorted(changed))}")
+    defaults = NetworkSettings().model_dump(mode="json")  # for keys that are younger than the card
+    _same("network", {**defaults, **card.data["network"]}, workflow.network.model_dump(mode="json"), card)
+    if workflow.network.denoiser:
+        trained = card.data.get("trained_with", {}).get("interpolant", {})
+        noise = workflow.interpolant.model_dump(mode="json", include=set(_NOISE))
+        _same("interpolant", {key: trained.get(key) for key in _NOISE}, noise, card)
     weights, _ = load_trained_card(card.path, str(card.data["weights"]), str(card.data["sha256"]))
-    filled_network(weights, network, built, card.path.parent / str(card.data["weights"]))
+    filled_network(weights, workflow.network, built, card.path.parent / str(card.data["weights"]))
     return weights, card
+
+
+def _same(key: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], card: Card) -> None:
+    changed = [f"{name}: {theirs.get(name)!r}" for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+    if changed:
+        raise InputError(f"key {key!r}: differs from that of {card.name!r}; set {', '.join(sorted(changed))}")
 
 
 def filled_network(
@@ -142,14 +151,14 @@ def run_training(job: GlassJob) -> None:
     metadata = weights_metadata(job.workflow, job.built)
     given, network_settings = given_weights(settings), job.workflow.network
     if isinstance(settings, PretrainedSettings):
-        weights, card = load_pretrained(settings.pretrained, network_settings, job.built, job.relative_to)
+        weights, card = load_pretrained(settings.pretrained, job.workflow, job.built, job.relative_to)
         save_weights(job.folder.weights_file, weights, metadata | {"pretrained": card.name})
         job.emit(Event("finished", STAGE, f"weights of {card.name}"))
         return
     network = build_network(network_settings, job.built.system, job.workflow.seed).to(job.device)
     saved = job.load(STAGE)
     if given is not None and not saved:
-        network.load_state_dict(load_pretrained(given, network_settings, job.built, job.relative_to)[0])
+        network.load_state_dict(load_pretrained(given, job.workflow, job.built, job.relative_to)[0])
     loss = InterpolantLoss(job.built.system, job.workflow.interpolant)
     data = torch.from_numpy(training_frames(job.workflow, job.store))
     trainer = Trainer(network, loss, settings, job.workflow.seed, data=data)
