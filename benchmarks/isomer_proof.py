@@ -26,8 +26,12 @@ WORKFLOWS = Path(__file__).parents[1] / "workflows"
 LJ7: dict[str, Any] = {
     "system.card": "lj7",
     "system.isomers": None,
+    "adaptation.rounds": 6,
+    "adaptation.sweeps": 100,
+    "production.samples": 16_000,
     "production.quenches": 50,
     "stop.half_width": None,
+    "vibrations": None,
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lj6_T0.05": ("lj6_isomers", {"system.temperature": 0.05}),

@@ -102,8 +102,8 @@ class Coupling:
 class InterpolantLoss:
     """Mean squared error of the velocity over base, data and time (Albergo, Boffi & Vanden-Eijnden 2023, eq. 2.13).
 
-    A network with a denoiser learns the noise z, too; its mean squared error is added (theorem 2.8 there). On the torus z
-    is that of the image that was drawn, so that −E[z|x]/γ is the score of the wrapped density.
+    A network with a denoiser learns the noise z too; its mean squared error is added (theorem 2.8 there). On the torus
+    it is the noise of the image that was drawn, so that −E[z|x]/γ is the score of the wrapped density.
 
     Args:
         system: gives the torus and which particles are interchangeable.
