@@ -8,6 +8,7 @@ import torch
 from scipy import special, stats
 from torch import nn
 
+from particlegen import estimate
 from particlegen.flow import FlowSamples, GenerationSettings, PathFlow, PathSettings, path
 from particlegen.flow.path import log_wrapped_normal
 from particlegen.geometry import FlatTorus
@@ -90,17 +91,38 @@ def test_the_estimated_error_of_a_split_path_is_that_of_its_coarse_steps(monkeyp
     )
 
 
+def equilibrium(n, seed=2):
+    """Independent configurations of the Boltzmann law, by rejection."""
+    generator = torch.Generator().manual_seed(seed)
+    x = BOX.uniform((10 * n, 2), generator)
+    x = x[torch.rand(len(x), generator=generator) < (-reduced_energy(x) - 2 * WELL).exp()][:n]
+    assert len(x) == n
+    return x
+
+
 @pytest.mark.parametrize("kernel", ["plain", "split"])
 def test_weights_of_backward_paths_from_equilibrium_have_the_inverse_mean(kernel):
     """⟨q/exp(−βU)⟩ = 1/Z over equilibrium configurations and their backward paths."""
-    generator = torch.Generator().manual_seed(2)
-    x = BOX.uniform((200_000, 2), generator)
-    x = x[torch.rand(len(x), generator=generator) < (-reduced_energy(x) - 2 * WELL).exp()][:20_000]
-    assert len(x) == 20_000
-    of = flow(kernel, 16)
+    x, of = equilibrium(20_000), flow(kernel, 16)
     log_q, _ = of.log_prob(x, torch.Generator().manual_seed(3))
     w = (log_q - of.system.log_uniform_density + reduced_energy(x) + EXACT).exp()
     assert abs(float(w.mean()) - 1) < 4 * float(w.std()) / len(w) ** 0.5 < 0.12
+
+
+@pytest.mark.parametrize("kernel", ["plain", "split"])
+def test_forward_and_backward_paths_together_know_the_free_energy_better(kernel):
+    """By BAR, from as many of both; a backward path weighed as if it were forward fails."""
+    of, n = flow(kernel, 16), 10_000
+    samples, x = of.sample(n, torch.Generator().manual_seed(7)), equilibrium(n)
+    log_q, _ = of.log_prob(x, torch.Generator().manual_seed(8))
+    uniform = of.system.log_uniform_density
+    forward = (-reduced_energy(samples.positions) - samples.log_q + uniform).numpy()
+    backward = (-reduced_energy(x) - log_q + uniform).numpy()
+    both, alone = estimate.flow_bar(forward, backward), estimate.free_energy_excess(forward, 0.0)
+    assert abs(both.value + EXACT) < 4 * both.stderr < 4 * alone.stderr
+    assert both.stderr < 0.015
+    wrong = estimate.flow_bar(forward, (-reduced_energy(x) + log_q - uniform).numpy())
+    assert abs(wrong.value + EXACT) > 6 * wrong.stderr
 
 
 class WithoutImages(PathFlow):

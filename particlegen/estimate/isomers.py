@@ -43,6 +43,7 @@ FEW_SWITCHES = 10
 
 Draws = Float[np.ndarray, " sample"]
 Chains = Float[np.ndarray, "chain step"]
+Chain = Float[np.ndarray, " step"]
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _chains(log_w: np.ndarray) -> np.ndarray:
     return chains
 
 
-def flow_bar(log_w_flow: Draws, log_w_chain: Chains | Draws) -> FreeEnergyResult:
+def flow_bar(log_w_flow: Draws, log_w_chain: Chains | Chain) -> FreeEnergyResult:
     """F = −ln ∫ e^{−βU} dx in kT by Bennett's acceptance ratio between a density q and chains that sample e^{−βU}.
 
     The work from q to the target is −log w. `bar` on the chains thinned by their statistical inefficiency g sets the
@@ -274,7 +275,7 @@ def difference(b: Estimate, a: Estimate) -> Estimate:
     return Estimate(b.value - a.value, math.hypot(b.stderr, a.stderr), b.unit, method)
 
 
-def work_distributions(log_w_flow: Draws, log_w_chain: Chains | Draws, bins: int = 60) -> tuple[Curve, Curve]:
+def work_distributions(log_w_flow: Draws, log_w_chain: Chains | Chain, bins: int = 60) -> tuple[Curve, Curve]:
     """Densities of the work W = −log w from the flow's density to the target, over draws and over chain states.
 
     By Crooks' relation P_chain(W)/P_flow(W) = e^{F − W}: the curves cross at W = F, and BAR is good where they overlap.

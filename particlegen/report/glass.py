@@ -18,6 +18,7 @@ ROWS = (
     ("reference.heat_capacity_per_particle", "Heat capacity per particle, reference"),
     ("reweighted.heat_capacity_per_particle", "Heat capacity per particle, reweighted"),
     ("free_energy.excess", "Free energy, excess over the ideal gas"),
+    ("free_energy.excess_bar", "The same by BAR with held-out frames"),
     ("free_energy.total", "Free energy, total"),
     ("generated.n_samples", "Generated samples"),
     ("generated.ess_per_sample", "Effective sample size per sample"),

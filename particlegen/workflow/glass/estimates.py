@@ -11,7 +11,7 @@ from particlegen.units import energy_unit
 from particlegen.workflow.glass.generation import HELD_OUT
 from particlegen.workflow.glass.job import GlassJob
 from particlegen.workflow.glass.observables import observable_curves
-from particlegen.workflow.glass.reference import COMPILED, chain_energies
+from particlegen.workflow.glass.reference import COMPILED, chain_energies, frame_split
 from particlegen.workflow.glass.reference import STAGE as REFERENCE
 from particlegen.workflow.results import results_head
 from particlegen.workflow.spent import as_dicts, count
@@ -19,6 +19,8 @@ from particlegen.workflow.spent import as_dicts, count
 __all__ = ["STAGE", "run_estimates"]
 
 STAGE = "estimates"
+FEWEST_FRAMES = 4
+"""Independent held-out frames that BAR needs."""
 
 
 def run_estimates(job: GlassJob) -> None:
@@ -32,7 +34,7 @@ def run_estimates(job: GlassJob) -> None:
     limit = job.workflow.stop.r_hat
     equilibration = diagnose(chains) if limit is None else diagnose(chains, max_r_hat=limit)
     reference = _reference(job, chains, equilibration)
-    generated, reweighted, free_energy = _generated(job)
+    generated, reweighted, free_energy = _generated(job, equilibration.statistical_inefficiency)
     observables = observable_curves(job)
     reasons = _missed(job, equilibration, generated)
     nearest_image = "truncates the potential" if job.built.truncated_image else "holds the whole potential"
@@ -72,8 +74,10 @@ def _reference(job: GlassJob, chains: np.ndarray, equilibration: Equilibration) 
     }
 
 
-def _generated(job: GlassJob) -> tuple[dict[str, Estimate], dict[str, Estimate], dict[str, Estimate]]:
-    """Diagnostics of the samples, reweighted averages, free energies."""
+def _generated(
+    job: GlassJob, inefficiency: float
+) -> tuple[dict[str, Estimate], dict[str, Estimate], dict[str, Estimate]]:
+    """Diagnostics of the samples, reweighted averages, free energies; frames of the reference per independent one."""
     store, system, beta = job.store, job.built.system, job.built.state.beta
     n, unit, settings = system.n_particles, energy_unit(system.units), job.workflow.estimates
     log_w, energy = store.read("generated", "log_weight"), store.read("generated", "energy")
@@ -96,25 +100,39 @@ def _generated(job: GlassJob) -> tuple[dict[str, Estimate], dict[str, Estimate],
         "log_q_error": Estimate(float(np.nanmedian(log_q_error)), nan, "", "median |error of log q|"),
         "median_energy_per_particle": Estimate(float(np.median(raw)) if len(raw) else nan, nan, unit, "raw samples"),
     }
-    held_out = job.load(HELD_OUT)
+    held_out, free_energy = job.load(HELD_OUT), {}
+    if settings.free_energy:
+        excess = estimate.free_energy_excess(log_w, system.log_uniform_density)
+        free_energy["excess"] = excess
+        free_energy["total"] = estimate.free_energy_total(excess, system.torus.volume, system.composition)
     if held_out and len(held_out.tensors["log_q"]):
         log_w_reference = -beta * held_out.tensors["energy"].numpy() - held_out.tensors["log_q"].numpy()
         known = np.isfinite(log_w_reference)
         left_out = f", {(~known).sum()} without log q left out" if not known.all() else ""
         method, log_w_reference = f"{len(known)} held-out reference frames{left_out}", log_w_reference[known]
         generated["forward_ess"] = Estimate(estimate.forward_ess(log_w_reference), nan, "", method)
+        frames = store.length("reference")
+        independent = int((frames - frame_split(job.workflow, frames)) / max(inefficiency, 1.0))
+        enough = min(independent, len(log_w_reference)) >= FEWEST_FRAMES and np.isfinite(log_w).sum() >= 2
+        if settings.free_energy and enough:
+            free_energy["excess_bar"] = _both_ways(log_w, log_w_reference, independent, system.log_uniform_density)
     reweighted = {}
     if "energy" in settings.observables:
         mean = estimate.reweighted_mean(log_w, energy)
         reweighted["energy_per_particle"] = Estimate(mean.value / n, mean.stderr / n, unit, mean.method)
     if "heat_capacity" in settings.observables:
         reweighted["heat_capacity_per_particle"] = estimate.reweighted_heat_capacity(log_w, energy, beta, n)
-    free_energy = {}
-    if settings.free_energy:
-        excess = estimate.free_energy_excess(log_w, system.log_uniform_density)
-        free_energy["excess"] = excess
-        free_energy["total"] = estimate.free_energy_total(excess, system.torus.volume, system.composition)
     return generated, reweighted, free_energy
+
+
+def _both_ways(
+    log_w: np.ndarray, log_w_reference: np.ndarray, independent: int, log_uniform_density: float
+) -> Estimate:
+    """Excess free energy by BAR of samples and held-out frames, those thinned to as many as are independent."""
+    picked = np.linspace(0, len(log_w_reference) - 1, min(independent, len(log_w_reference))).astype(int)
+    found = estimate.flow_bar(log_w, log_w_reference[picked])
+    method = f"BAR of the samples and {len(picked)} held-out frames, overlap {found.overlap:.2f}"
+    return Estimate(found.value - log_uniform_density, found.stderr, "kT", "; ".join([method, *found.warnings]))
 
 
 def _logical_calls(job: GlassJob) -> dict[str, Estimate]:
