@@ -38,7 +38,7 @@ def test_status_and_free_energy_and_citations(folder):
     stages = json.loads(call("status", folder, "--json").stdout)
     assert stages[0] == {"stage": "reference", "state": "done", "done": 400.0, "total": 400.0}
     found = json.loads(call("free-energy", folder, "--json").stdout)
-    assert set(found) == {"excess", "total"}
+    assert set(found) == {"excess", "excess_bar", "total"}
     assert found == particlegen.open_run(folder).results["free_energy"]
     assert "kT" in call("free-energy", folder).output
     cited = call("cite", folder).output

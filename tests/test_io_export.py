@@ -3,13 +3,15 @@
 import csv
 import json
 import sys
+import weakref
 
 import ase.io
 import numpy as np
 import pytest
 
 from particlegen.geometry import FlatTorus, FreeSpace
-from particlegen.io.export import FORMATS, elements_of, export, to_ase, to_mdtraj
+from particlegen.io.export import FORMATS, export
+from particlegen.io.objects import elements_of, to_ase, to_mdtraj
 from particlegen.settings import InputError, RunError
 from particlegen.system import ParticleSystem
 
@@ -38,7 +40,7 @@ def columns(n=7):
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
 def test_files_read_back_within_their_precision(tmp_path, to, system):
     path, x = tmp_path / f"out{SUFFIX[to]}", frames(system)
-    said = export(path, to, system, x, columns())
+    said = export(path, to, system, [x[:3], x[3:3], x[3:]], columns())
     assert str(path) in said[0] and FORMATS[to].precision in said[0]
     symbols = [elements_of(system)[system.species_names[s]] for s in system.species]
     edges = list(system.torus.lengths) if system.geometry.periodic else None
@@ -86,7 +88,7 @@ def test_the_stated_precision_is_not_idle():
 @pytest.mark.parametrize("to", FORMATS)
 def test_nothing_is_written_over(tmp_path, to):
     path = tmp_path / f"out{SUFFIX[to]}"
-    export(path, to, FLAT, frames(FLAT), columns())
+    export(path, to, FLAT, [frames(FLAT)], columns())
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
     assert path in before
     for victim in before:
@@ -94,7 +96,7 @@ def test_nothing_is_written_over(tmp_path, to):
             if file != victim:
                 file.unlink()
         with pytest.raises(InputError, match=f"{victim.name} exists already"):
-            export(path, to, FLAT, frames(FLAT), columns())
+            export(path, to, FLAT, [frames(FLAT)], columns())
         assert {file: file.read_bytes() for file in tmp_path.iterdir()} == {victim: before[victim]}
         for file, content in before.items():
             file.write_bytes(content)
@@ -105,21 +107,44 @@ def test_a_failed_export_leaves_no_file(tmp_path, to, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("particlegen.io.export.write_extxyz", full)
-    monkeypatch.setattr("ase.io.write", full)
-    for name in ("save_hdf5", "save_dcd", "save_xtc"):
-        monkeypatch.setattr(mdtraj.Trajectory, name, full)
+    monkeypatch.setattr("particlegen.io.export.to_ase", full)
+    whole = to_mdtraj
+    monkeypatch.setattr("particlegen.io.export.to_mdtraj", lambda _, x, __: full() if len(x) > 1 else whole(FLAT, x))
     with pytest.raises(RunError, match="no space left"):
-        export(tmp_path / f"out{SUFFIX[to]}", to, FLAT, frames(FLAT), columns())
+        export(tmp_path / f"out{SUFFIX[to]}", to, FLAT, [frames(FLAT)], columns())
     assert not list(tmp_path.iterdir())
 
 
 def test_frames_that_were_not_written_are_noticed(tmp_path, monkeypatch):
-    whole = mdtraj.Trajectory.save_dcd
-    monkeypatch.setattr(mdtraj.Trajectory, "save_dcd", lambda self, path: whole(self[:3], path))
+    whole = to_mdtraj
+    monkeypatch.setattr("particlegen.io.export.to_mdtraj", lambda system, x, elements: whole(system, x[:3], elements))
     with pytest.raises(RunError, match="3 of 7 frames"):
-        export(tmp_path / "out.dcd", "dcd", FLAT, frames(FLAT))
+        export(tmp_path / "out.dcd", "dcd", FLAT, [frames(FLAT)])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_columns_of_another_length_leave_no_file(tmp_path, to):
+    with pytest.raises(ValueError, match="energy"):
+        export(tmp_path / f"out{SUFFIX[to]}", to, FLAT, [frames(FLAT)], columns(8))
+    with pytest.raises(ValueError, match="no configurations"):
+        export(tmp_path / f"out{SUFFIX[to]}", to, FLAT, [frames(FLAT)[:0]], columns(0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_holds_a_block_at_a_time(tmp_path):
+    """However many come: of a quarter of a million frames never more than three blocks are alive."""
+    n, held, peak = 1000, [], []
+
+    def blocks():
+        for _ in range(250):
+            block = np.random.default_rng(1).uniform(0, 3, size=(n, 12, 2))
+            held.append(weakref.ref(block))
+            peak.append(sum(ref() is not None for ref in held))
+            yield block
+
+    export(tmp_path / "out.dcd", "dcd", FLAT, blocks(), {"energy": np.zeros(250 * n)})
+    assert max(peak) <= 3 and len(held) == 250
 
 
 def test_objects_without_files():
@@ -154,12 +179,12 @@ def test_bad_requests_are_named(tmp_path, monkeypatch):
         ("no/out.xtc", "xtc", "make it first"),
     ):
         with pytest.raises(InputError, match=match):
-            export(tmp_path / name, to, FLAT, x)
+            export(tmp_path / name, to, FLAT, [x])
     with pytest.raises(ValueError, match="expected"):
         to_ase(SOLID, x)
     with pytest.raises(ValueError, match="weight"):
         to_ase(FLAT, x, {"weight": np.zeros(3)})
     monkeypatch.setitem(sys.modules, "mdtraj", None)
     with pytest.raises(InputError, match=r"pip install 'particlegen\[mdtraj\]'"):
-        export(tmp_path / "out.dcd", "dcd", FLAT, x)
+        export(tmp_path / "out.dcd", "dcd", FLAT, [x])
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from particlegen.energy.fingerprint import canonical_json, settings_hash, system
 from particlegen.energy.label import Label, contradict
 from particlegen.energy.labels import LabelStore
 from particlegen.io import atomic
-from particlegen.io.export import FLAT_HEIGHT, elements_of
+from particlegen.io.objects import FLAT_HEIGHT, elements_of
 from particlegen.settings import InputError
 
 __all__ = ["export_labels", "import_labels"]

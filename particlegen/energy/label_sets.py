@@ -15,7 +15,7 @@ from particlegen.energy.ase_engine import in_box_of
 from particlegen.energy.fingerprint import canonical_system, geometry_hash
 from particlegen.energy.label import Label
 from particlegen.geometry import Positions
-from particlegen.io.export import elements_of
+from particlegen.io.objects import elements_of
 from particlegen.settings import InputError
 from particlegen.system import ParticleSystem
 

@@ -1,6 +1,7 @@
 """A run, opened: its answers, configurations and weights, for Python and for the command line."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,8 @@ __all__ = ["Ensemble", "Run", "StageStatus", "as_estimate"]
 
 
 Ensemble = Literal["reference", "generated", "production"]
+BLOCK_BYTES = 2**20
+"""Positions that an export holds at a time; as objects of ASE they take thirty times as much."""
 
 
 @dataclass(frozen=True)
@@ -159,15 +162,23 @@ class Run(ABC):
         stream = numpy_stream(self.workflow.seed, "resample", n)
         return resample(self._log_weights(ensemble), n, stream)
 
-    def _selected(self, ensemble: Ensemble, resample: int | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Positions, and per-frame columns that travel with them."""
-        positions, columns = self.positions(ensemble), {"energy": self.read(ensemble, "energy")}
+    def _selected(self, ensemble: Ensemble, resample: int | None) -> tuple[Iterator[np.ndarray], dict[str, np.ndarray]]:
+        """Positions in blocks, and per-frame columns that travel with them."""
+        columns = {"energy": self.read(ensemble, "energy")}
+        if resample is not None:
+            chosen = self.resampled(ensemble, resample)
+            return self._blocks(ensemble, chosen), {"energy": columns["energy"][chosen]}
         if "log_weight" in self.store.names(ensemble):
             columns["weight"] = self.weights(ensemble)
-        if resample is None:
-            return positions, columns
-        chosen = self.resampled(ensemble, resample)
-        return positions[chosen], {"energy": columns["energy"][chosen]}
+        return self._blocks(ensemble, np.arange(len(columns["energy"]))), columns
+
+    def _blocks(self, ensemble: Ensemble, chosen: np.ndarray) -> Iterator[np.ndarray]:
+        """Positions of frames whose numbers rise, as many at a time as make BLOCK_BYTES."""
+        size, first = max(1, BLOCK_BYTES // (8 * self.system.n_particles * self.system.dim)), 0
+        for block in self.store.blocks(ensemble, "position", size):
+            low, high = np.searchsorted(chosen, [first, first + len(block)])
+            yield block[chosen[low:high] - first]
+            first += len(block)
 
     def to_ase(self, ensemble: Ensemble | None = None, resample: int | None = None) -> "list[ase.Atoms]":
         """Configurations as ASE atoms, 1 σ as 1 Å, 2D systems at z = 0; `info` holds energy and weight.
@@ -176,22 +187,22 @@ class Run(ABC):
             ensemble: `reference`, `generated` or `production`; default what the run is about.
             resample: draw this many unweighted frames by their weights instead of returning all with weights.
         """
-        positions, columns = self._selected(ensemble or self.ensemble, resample)
-        from particlegen.io import export as formats
+        blocks, columns = self._selected(ensemble or self.ensemble, resample)
+        from particlegen.io import objects
 
-        return formats.to_ase(self.system, positions, columns, self.elements)
+        return objects.to_ase(self.system, np.concatenate(list(blocks)), columns, self.elements)
 
     def to_mdtraj(self, ensemble: Ensemble | None = None, resample: int | None = None) -> "mdtraj.Trajectory":
         """Configurations as an MDTraj trajectory, 1 σ as 0.1 nm; arguments as `to_ase`, weights from `weights`."""
-        positions, _ = self._selected(ensemble or self.ensemble, resample)
-        from particlegen.io import export as formats
+        blocks, _ = self._selected(ensemble or self.ensemble, resample)
+        from particlegen.io import objects
 
-        return formats.to_mdtraj(self.system, positions, self.elements)
+        return objects.to_mdtraj(self.system, np.concatenate(list(blocks)), self.elements)
 
     def export(
         self, output: str | Path, to: str, ensemble: Ensemble | None = None, resample: int | None = None
     ) -> list[str]:
-        """Write configurations (`extxyz`, `traj`, `mdtraj-h5`, `dcd`, `xtc`).
+        """Write configurations (`extxyz`, `traj`, `mdtraj-h5`, `dcd`, `xtc`), however many, in bounded memory.
 
         Returns:
             Sentences: which files, in which units and precision.
@@ -199,10 +210,10 @@ class Run(ABC):
         Raises:
             InputError: the file exists, or the run has nothing to export yet.
         """
-        positions, columns = self._selected(ensemble or self.ensemble, resample)
-        from particlegen.io import export as formats
+        blocks, columns = self._selected(ensemble or self.ensemble, resample)
+        from particlegen.io import export as files
 
-        return formats.export(Path(output), to, self.system, positions, columns, self.elements)
+        return files.export(Path(output), to, self.system, blocks, columns, self.elements)
 
 
 def as_estimate(entry: dict[str, Any]) -> Estimate:
