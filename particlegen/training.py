@@ -31,6 +31,10 @@ _MUON_LEAST = 8
 """Fewest rows and columns of a matrix that Muon takes."""
 _TIMED_STEPS = (10, 30)
 """Steps between which the speed is measured that turns `minutes` into a number of steps."""
+_OUTLIER = 5.0
+"""Most that a gradient's norm may be of its running mean: one singular configuration would lead momenta far astray."""
+_NORMS = 100
+"""Steps over which that mean is taken."""
 _MOST_BAD_STEPS = 20
 """Steps in a row with a non-finite gradient, each skipped, after which the training gives up."""
 
@@ -45,7 +49,7 @@ class TrainingSettings(Section):
         learning_rate: peak of Adam's rate, reached after `warm_up` steps, then cosine decay to `final_rate` times it;
             Muon's, for the matrices, is 5 times as high.
         ema: decay of the running average of the weights that is validated and used for sampling.
-        clip: largest norm of the gradient.
+        clip: largest norm of the gradient, which never exceeds five times its running mean either.
         validation: frames set aside for the validation loss.
         validate_every: steps between validations.
         optimiser: `muon` for the matrices and Adam for all else, or `adam` for all: Muon fits faster, Adam generalises
@@ -149,7 +153,7 @@ class Trainer:
         self._compiled = cast(nn.Module, torch.compile(network)) if settings.compile else network
         self.step, self.total_steps = 0, settings.steps or 0
         self.best_loss, self.last_loss, self.since_best = math.inf, math.nan, 0
-        self.seconds, self.bad_steps = 0.0, 0
+        self.seconds, self.bad_steps, self.usual_norm = 0.0, 0, settings.clip
         self._parts = ThreadPoolExecutor(settings.workers, initializer=_one_thread) if settings.workers > 1 else None
 
     def run(self) -> Iterator[TrainingProgress]:
@@ -188,7 +192,7 @@ class Trainer:
             for index, entry in optimiser.state_dict()["state"].items():
                 moments = {f"optimiser.{which}.{index}.{name}": value for name, value in entry.items()}
                 tensors |= {name: value.detach().cpu().clone() for name, value in moments.items()}
-        names = ("step", "total_steps", "best_loss", "last_loss", "since_best", "seconds", "bad_steps")
+        names = ("step", "total_steps", "best_loss", "last_loss", "since_best", "seconds", "bad_steps", "usual_norm")
         return tensors, {name: getattr(self, name) for name in names}
 
     def restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
@@ -248,13 +252,16 @@ class Trainer:
         losses, gradients = zip(*shares, strict=True)
         for parameter, parts in zip(self.network.parameters(), zip(*gradients, strict=True), strict=True):
             parameter.grad = torch.stack(parts).mean(0)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+        largest = min(self.settings.clip, _OUTLIER * self.usual_norm)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), largest)
         if not torch.isfinite(norm):
             self.bad_steps += 1
             if self.bad_steps > _MOST_BAD_STEPS:
                 raise RunError("training: the loss is not finite again and again; lower training.learning_rate")
             return math.nan
         self.bad_steps = 0
+        if norm > 0:
+            self.usual_norm += (min(float(norm), largest) - self.usual_norm) / min(self.step + 1, _NORMS)
         for optimiser in self.optimisers:
             optimiser.step()
         keep = min(self.settings.ema, (1 + self.step) / (10 + self.step))

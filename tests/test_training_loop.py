@@ -224,6 +224,27 @@ def test_single_bad_steps_are_skipped():
     assert made.optimisers[0].state_dict()["state"][0]["step"] == 50
 
 
+def test_an_enormous_gradient_counts_no_more_than_a_few_usual_ones(monkeypatch):
+    """A singular configuration every 25 steps: cut to the given norm alone, it would drag the momenta along."""
+    often = {"steps": 300, "validate_every": 300, "learning_rate": 0.02, "ema": 0.0, "final_rate": 1.0, "clip": 50.0}
+
+    def drift():
+        calls = itertools.count(1)
+
+        def singular(network, batch, generator):
+            if network.value.requires_grad and next(calls) % 25 == 0:
+                return 1e6 * network.value.sum()
+            return distance(network, batch, generator)
+
+        made = trainer(loss=singular, **often)
+        list(made.run())
+        return float((made.network.value - made.data.mean(0)).detach().norm())
+
+    bounded = drift()
+    monkeypatch.setattr("particlegen.training._OUTLIER", math.inf)
+    assert bounded < drift() / 3
+
+
 def test_a_loss_that_stays_bad_ends_the_run():
     def broken(network, batch, generator):
         return (network.value * math.inf).sum()
