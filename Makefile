@@ -1,5 +1,6 @@
 # make demo   sets everything up, runs the quickstart workflow and says where the report is
 # make test   sets everything up, then ruff, pyright and the tests
+# make audit  asks a service for known vulnerabilities of the pinned dependencies; skipped, and said so, without network
 # PYTHON=/path/to/python3.12 make demo   picks another interpreter (3.11 or newer)
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 THREADS ?= 1
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test venv format docs clean
+.PHONY: demo test audit venv format docs clean
 
 demo: $(VENV)/.installed
 	@# Exit code 4 is an honest answer: finished, but a stated criterion was missed on this machine in this time.
@@ -20,6 +21,9 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+audit: | $(BIN)/python
+	@.ci/audit $(BIN)/python
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

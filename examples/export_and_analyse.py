@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     # ASE, through a file: extended xyz keeps energies and weights as columns of the comment line.
     for line in run.export(options.output / "samples.extxyz", to="extxyz"):
         print(line)
-    read = ase.io.read(options.output / "samples.extxyz", index=":")
+    read = ase.io.read(options.output / "samples.extxyz", index=":", format="extxyz")
     print(f"read back: {len(read)} frames, weights add up to {sum(atoms.info['weight'] for atoms in read):.6f}")
 
     # MDTraj: no room for weights, so draw by weight. Lengths are in nm: 1 σ = 0.1 nm.
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     # The same through a file; beside it, a JSON file says what was mapped and a PDB file holds the topology.
     run.export(options.output / "resampled.dcd", to="dcd", resample=200)
-    loaded = mdtraj.load(options.output / "resampled.dcd", top=options.output / "resampled.pdb")
+    loaded = mdtraj.load_dcd(options.output / "resampled.dcd", top=options.output / "resampled.pdb")
     print(f"largest difference after the round trip: {np.abs(loaded.xyz - trajectory.xyz).max():.1e} nm")
 
 

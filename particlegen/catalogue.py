@@ -1,6 +1,6 @@
 """Names to parsed cards. `root` alone knows whether the catalogues lie in a checkout or in the installed package.
 
-Cards are YAML mappings. They are read by a strict safe loader: duplicate keys, anchors and oversized files are
+Cards are YAML mappings. They are read by a strict safe loader: duplicate keys, anchors, tags and oversized files are
 refused with the file and the line, so that a card never means something else than what it shows.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from particlegen.io.reading import Damaged, inside, read_bytes
 from particlegen.settings import InputError
 from particlegen.validation import near_matches
 
@@ -33,7 +34,7 @@ class Card:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader without anchors, duplicate keys, keys that are not text, and unbounded nesting."""
+    """PyYAML's safe loader without anchors, tags, duplicate keys, keys that are not text, and unbounded nesting."""
 
     depth = 0
 
@@ -41,6 +42,8 @@ class _StrictLoader(yaml.SafeLoader):
         event: Any = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.YAMLError(_at(event.start_mark, "anchors and aliases (& and *) are not accepted; write it out"))
+        if getattr(event, "tag", None) is not None:
+            raise yaml.YAMLError(_at(event.start_mark, f"tags ({event.tag[:40]}) are not accepted; leave it out"))
         self.depth += 1
         if self.depth > _MAX_DEPTH:
             raise yaml.YAMLError(_at(event.start_mark, f"nested deeper than {_MAX_DEPTH} levels"))
@@ -94,8 +97,9 @@ def load(kind: str, name_or_path: str, relative_to: Path | None = None) -> Card:
     Args:
         kind: `systems`, `potentials` or `workflows`.
         name_or_path: a name from `names(kind)`, or a path.
-        relative_to: folder of the file that cites the card. A cited path has to be relative and stay inside that
-            folder; without it (a command line), the path is taken from the current directory.
+        relative_to: folder of the file that cites the card, inside which a relative path has to stay; without it (a
+            command line), the path is taken from the current directory. An absolute path is one that a person gave:
+            schemas of files refuse it (`settings.Cited`, `workflow.paths`).
 
     Raises:
         InputError: unknown name (near matches are listed), missing file, or a path that leads outside.
@@ -103,14 +107,8 @@ def load(kind: str, name_or_path: str, relative_to: Path | None = None) -> Card:
     folder = _folder(kind)
     if name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)
-        if relative_to is not None:
-            base = Path(relative_to)
-            if path.is_absolute() or not (base / path).resolve().is_relative_to(base.resolve()):
-                raise InputError(
-                    f"card {name_or_path!r}: cite your own card by a path relative to the file that names it, "
-                    "inside the same folder"
-                )
-            path = base / path
+        if relative_to is not None and not path.is_absolute():
+            path = inside(Path(relative_to), path, "card")
         return Card(path.stem, path, parse_yaml(path))
     available = names(kind)
     if name_or_path not in available:
@@ -131,12 +129,9 @@ def parse_yaml(path: Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    if len(raw) > _MAX_BYTES:
-        raise InputError(f"{path}: larger than {_MAX_BYTES} bytes, which no card or workflow needs to be")
+        raw = read_bytes(path, _MAX_BYTES)
+    except Damaged as problem:
+        raise InputError(f"{path}: cannot be read ({problem}); check the path") from None
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

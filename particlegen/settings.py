@@ -1,8 +1,22 @@
 """The base of every YAML section, and the two errors that end a run."""
 
-from pydantic import BaseModel, ConfigDict
+from pathlib import Path
+from typing import Annotated
 
-__all__ = ["InputError", "RunError", "Section"]
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+__all__ = ["Cited", "InputError", "RunError", "Section"]
+
+
+def _stays(text: str) -> str:
+    path = Path(text)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError("expected a path relative to the file that names it, inside the same folder, or a name")
+    return text
+
+
+Cited = Annotated[str, AfterValidator(_stays)]
+"""A card or file as another card names it: never outside of that card's own folder."""
 
 
 class Section(BaseModel):

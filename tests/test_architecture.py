@@ -1,9 +1,10 @@
-"""A room imports only from the floors below its own, and never in a circle."""
+"""A room imports only from the floors below its own, and never in a circle; nothing runs what it reads."""
 
 import ast
 from pathlib import Path
 
 import pytest
+from source_rules import forbidden, forbidden_in
 
 PACKAGE = Path(__file__).parents[1] / "particlegen"
 
@@ -178,6 +179,107 @@ def test_every_module_is_small_and_has_sorted_public_names(path):
             # The order of ruff's RUF022: constants, classes, the rest.
             order = sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
             assert names == order, f"__all__ of {path.name} is not sorted"
+
+
+def test_nothing_runs_or_guesses_what_it_reads():
+    """No pickle, `torch.load`, `eval`, full YAML loader, shell, reader that guesses a format: docs/security.md."""
+    root = PACKAGE.parent
+    assert list(forbidden_in(PACKAGE, root / "examples", root / "benchmarks", root / "docs")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "import pickle as p",
+        "from pickle import loads",
+        "def f():\n    import _pickle",
+        "import joblib.externals",
+        "from shelve import open as o",
+        "import marshal, os",
+        "import dill",
+        "import importlib\nimportlib.import_module('pickle')",
+        "from importlib import import_module as m\nm('mars' + 'hal')",
+        "import importlib\nload = importlib.import_module\nload(name)",
+        "__import__('os').system('ls')",
+        "eval('1')",
+        "f = eval",
+        "exec(text)",
+        "compile(text, 'f', 'exec')",
+        "import builtins\nbuiltins.eval('1')",
+        "import builtins as b\ngetattr(b, 'exec')('1')",
+        "__builtins__['eval']('1')",
+        "import torch\ntorch.load('f')",
+        "import torch as t\nt.load('f', weights_only=True)",
+        "from torch import load",
+        "from torch import load as l\nl('f')",
+        "import torch\nread = torch.load\nread('f')",
+        "import torch\nt = torch\nt.load('f')",
+        "import torch\ngetattr(torch, 'load')('f')",
+        "import torch\ntorch.__dict__['load']('f')",
+        "import importlib\nimportlib.import_module('torch').load('f')",
+        "import torch\nmap(torch.load, files)",
+        "import torch\ntorch.jit.load('f')",
+        "import torch.serialization as s",
+        "import torch\ntorch.save(x, 'f')",
+        "from torch import *",
+        "import numpy as np\nnp.load('f')",
+        "import numpy as np\nreader(allow_pickle=True)",
+        "reader(allow_pickle=flag)",
+        "import yaml\nyaml.load(text)",
+        "import yaml\nyaml.load(text, Loader=yaml.Loader)",
+        "import yaml\nyaml.load(text, yaml.FullLoader)",
+        "import yaml\nyaml.load(text, Loader=chosen)",
+        "import yaml\nyaml.unsafe_load(text)",
+        "from yaml import full_load as f",
+        "from yaml import load as l\nl(text, Loader=SafeLoader)",
+        "import yaml\nclass Mine(yaml.Loader): pass\nyaml.load(text, Loader=Mine)",
+        "import subprocess\nsubprocess.run('ls', shell=True)",
+        "import subprocess as s\ns.Popen(command, shell=flag)",
+        "from subprocess import getoutput",
+        "import os\nos.system('ls')",
+        "from os import popen as p",
+        "import os\nos.execv('ls', [])",
+        "import ase.io\nase.io.read('f')",
+        "from ase.io import iread as r\nr('f', index=':')",
+        "import ase.io\nread = ase.io.read\nread('f')",
+        "import ase.db",
+        "from pyscf.lib import chkfile",
+        "from pyscf import gto\ngto.mole.loads(text)",
+        "import pyscf\npyscf.gto.loads(text)",
+        "mole.loads(text)",
+        "mean_field.from_chk('f')",
+        "frame.read_pickle('f')",
+        "connection.enable_load_extension(True)",
+        "import mdtraj as m\nm.load('f')",
+    ],
+)
+def test_what_runs_or_guesses_is_found_under_every_name(source):
+    assert forbidden(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import json\njson.loads(text)",
+        "from json import loads as read\nread(text)",
+        "network.eval()\nmodel.load(stage)\nimport re\nre.compile('a')",
+        "import yaml\nyaml.safe_load(text)",
+        "import yaml\nclass Strict(yaml.SafeLoader): pass\nyaml.load(text, Loader=Strict)",
+        "import ase.io\nase.io.read(stream, format=name)",
+        "import importlib\nimportlib.import_module(f'pyscf.{part}')",
+        "import subprocess\nsubprocess.run(['ls'], shell=False)",
+        "def compile(x): return x\ncompile(1)",
+        "import safetensors.torch\nsafetensors.torch.load(content)",
+    ],
+)
+def test_what_is_safe_passes(source):
+    assert forbidden(source) == []
+
+
+def test_the_place_of_a_forbidden_call_is_said(tmp_path):
+    package = fake_tree(tmp_path, {"flow/a.py": "import torch\n\nx = torch.load('f')\n"})
+    assert list(forbidden_in(package)) == ["particlegen/flow/a.py:3: torch.load"]
 
 
 def test_shape_checks_are_on():

@@ -1,7 +1,12 @@
 """Engine cards: each opens the engine that it names, with its settings; plug-ins; the command line."""
 
+import contextlib
 import importlib.metadata
 import json
+import math
+import pickle
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,6 +96,46 @@ def test_an_openmm_system_beside_its_card(tmp_path):
         open_engine(silver(), "openmm_reference")
 
 
+class Ran:
+    """What a pickle of it does when it is read."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("ran"),))
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        lambda text: text,
+        lambda text: text.replace('type="PythonForce"', "type='PythonForce'"),
+        lambda text: text.replace('type="PythonForce"', 'type="Python&#70;orce"'),
+        lambda text: text.replace("<System", '<!DOCTYPE x [<!ENTITY f "PythonForce">]>\n<System').replace(
+            'type="PythonForce"', 'type="&f;"'
+        ),
+        lambda text: text.encode("utf-16"),
+    ],
+)
+def test_an_openmm_system_with_python_in_it_is_not_read(tmp_path, monkeypatch, disguise):
+    """OpenMM's `PythonForce` unpickles its function: reading the file would run it."""
+    openmm = pytest.importorskip("openmm", "8.4")
+    monkeypatch.chdir(tmp_path)
+    system = openmm.System()
+    for _ in range(6):
+        system.addParticle(1.0)
+    system.addForce(openmm.PythonForce(math.sin))
+    text = openmm.XmlSerializer.serialize(system)
+    text = re.sub('function="[0-9a-f]*"', f'function="{pickle.dumps(Ran()).hex()}"', text)
+    with contextlib.suppress(Exception):
+        openmm.XmlSerializer.deserialize(text)
+    assert Path("ran").exists(), "the trap has to work"
+    Path("ran").unlink()
+    content = disguise(text)
+    (tmp_path / "trap.xml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=r"trap\.xml"):
+        open_engine(silver(), card(tmp_path, kind="openmm", xml="trap.xml"), relative_to=tmp_path)
+    assert not Path("ran").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -107,6 +152,14 @@ def test_an_openmm_system_beside_its_card(tmp_path):
         ({"kind": "pyscf", "functional": "pbee", "basis": "sto-3g"}, "functional 'pbee'"),
         ({"kind": "openmm", "platform": "Abacus", "xml": "no.xml"}, "no.xml"),
         ({"kind": "openmm"}, "key 'xml' is missing"),
+        ({"kind": "openmm", "xml": "../away.xml"}, "key 'xml': .*leads outside"),
+        ({"kind": "openmm", "xml": "/etc/away.xml"}, "key 'xml': .*leads outside"),
+        ({"kind": "ase", "calculator": "lammpslib", "parameters": {"lmpcmds": ["shell ls"]}}, "it runs scripts"),
+        ({"kind": "ase", "calculator": "vasp", "parameters": {"command": "ls"}}, "'command' names a program"),
+        ({"kind": "ase", "calculator": "orca", "parameters": {"x": [{"Profile": 1}]}}, "'profile' names a program"),
+        ({"kind": "ase", "calculator": "dftb", "parameters": {"slako_dir": "/etc/"}}, "'/etc/' is no plain word"),
+        ({"kind": "ase", "calculator": "vasp", "parameters": {"pp": {"a": "../x"}}}, "'../x' is no plain word"),
+        ({"kind": "ase", "calculator": "cp2k", "parameters": {"inp": "&A\\n"}}, "is no plain word"),
     ],
 )
 def test_a_wrong_card_is_an_error_that_names_the_key(tmp_path, content, message):

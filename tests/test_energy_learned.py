@@ -251,8 +251,8 @@ def test_a_wrong_card_is_an_error_that_names_what_is_wrong(tmp_path):
         ({"network": {**good["network"], "cutoff": 4.0}}, "'network'; the card was edited"),
         ({"members": 2}, "weights are not those of 2 such networks"),
         ({"weights": "cut.safetensors"}, "damaged, its checksum"),
-        ({"weights": "no.safetensors"}, "is not there"),
-        ({"weights": "../mine.safetensors"}, "outside the card's folder"),
+        ({"weights": "no.safetensors"}, "No such file"),
+        ({"weights": "../mine.safetensors"}, "leads outside"),
         ({"reference_energies": [1.0, 2.0]}, "2 reference energies for 1 species"),
         ({"cutof": 4.0}, "unknown key 'cutof'"),
     ):

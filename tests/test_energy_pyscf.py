@@ -256,11 +256,15 @@ def test_missing_core_functions_are_noticed_without_a_table(monkeypatch):
         PySCFEnergy(molecule(["Ag", "Ag"]), level(basis="lanl2dz"))
 
 
-def test_wrong_input_is_named(monkeypatch):
+def test_wrong_input_is_named(monkeypatch, tmp_path):
     with pytest.raises(InputError, match="needs metal units"):
         PySCFEnergy(build_system(SystemSettings(card="lj_cluster")).system, level())
     with pytest.raises(ValueError, match="should match pattern"):
         level(basis="../secret.nw")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sto-3g").write_text("H S\n 1 1\n")
+    with pytest.raises(InputError, match="a file 'sto-3g' lies in the current folder"):
+        PySCFEnergy(molecule(["Ag", "Ag"]), level(basis="sto-3g"))
     monkeypatch.setitem(sys.modules, "pyscf.gto", None)
     with pytest.raises(InputError, match=r"pip install 'particlegen\[dft\]'"):
         water()

@@ -96,6 +96,48 @@ def test_versions_agree_and_constraints_pin_every_dependency():
     assert "torch==2.13.0" in lines
 
 
+STAND_IN = """#!{python}
+import os, sys
+if sys.argv[1:3] == ["-m", "pip_audit"]:
+    if "--output" in sys.argv and {answer!r}:
+        with open(sys.argv[sys.argv.index("--output") + 1], "w") as file:
+            file.write({answer!r})
+    sys.exit(1 if "--output" in sys.argv else 0)
+os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+"""
+"""An interpreter whose pip-audit answers what a test wants it to answer."""
+
+
+@pytest.mark.parametrize(
+    ("packages", "code", "said"),
+    [
+        (None, 0, "audit skipped: the service of known vulnerabilities cannot be reached"),
+        ([{"name": "a", "skip_reason": "x"}], 0, "audit skipped: the service knows none of the 1 packages"),
+        ([{"name": "a", "version": "1", "vulns": []}], 0, "audit: 0 known vulnerabilities in 1 packages"),
+        (
+            [{"name": "a", "version": "1", "vulns": [{"id": "V-1", "fix_versions": ["2"]}]}],
+            1,
+            "a 1: V-1; fixed in: 2",
+        ),
+        (
+            [{"name": "a", "version": "1", "vulns": []}, {"name": "b", "skip_reason": "x"}],
+            0,
+            "not audited, unknown to the service: b",
+        ),
+    ],
+)
+def test_an_audit_says_what_was_found_and_what_was_not_asked(tmp_path, packages, code, said):
+    answer = "" if packages is None else json.dumps({"dependencies": packages})
+    python = tmp_path / "python"
+    python.write_text(STAND_IN.format(python=sys.executable, answer=answer))
+    python.chmod(0o755)
+    done = subprocess.run([ROOT / ".ci" / "audit", python], capture_output=True, text=True)
+    assert (done.returncode, said in done.stdout) == (code, True), done.stdout + done.stderr
+    offline = {**os.environ, "PARTICLEGEN_OFFLINE": "1"}
+    done = subprocess.run([ROOT / ".ci" / "audit", python], capture_output=True, text=True, env=offline)
+    assert (done.returncode, done.stdout) == (0, "audit skipped: PARTICLEGEN_OFFLINE is set\n")
+
+
 def test_the_readme_shows_the_two_commands_first():
     first_block = (ROOT / "README.md").read_text().split("```")[1]
     commands = [line.split("#")[0].strip() for line in first_block.splitlines()[1:] if line.strip()]

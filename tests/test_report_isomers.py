@@ -1,11 +1,11 @@
 """The page of isomers: self-contained, escaped, whole or in parts, and honest about poor numbers."""
 
-import copy
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from html_shape import EVIL, shape
 from matplotlib.collections import LineCollection
 
 from particlegen.estimate import work_distributions
@@ -153,29 +153,55 @@ def test_a_difference_that_failed_leaves_the_rest_standing(data):
     assert page.count("<figure>") == render_isomers(data).count("<figure>") - 2 + 1
 
 
-def test_strings_are_escaped(data):
-    evil = "<script>alert(1)</script>"
-    spoiled = results() | {"status": {"reasons": [evil]}, "system": {"name": evil}}
-    spoiled["isomers"]["ring"]["point_group"] = evil
-    spoiled["isomers"]["ring"]["copies"] |= {"unit": evil, "method": evil}
-    spoiled["delta_free_energy"]["chain-ring"] |= {"unit": evil, "method": evil}
-    for part in spoiled["delta_free_energy"]["chain-ring"]["budget"].values():
-        part["method"] = evil
-    spoiled["isomers"][evil] = copy.deepcopy(spoiled["isomers"]["ring"])
-    spoiled["delta_free_energy"][f"{evil}-ring"] = copy.deepcopy(spoiled["delta_free_energy"]["chain-ring"])
-    page = render_isomers(
-        replace(
-            data,
-            title=evil,
-            results=spoiled,
-            manifest={"host": evil, "citations": [evil]},
-            workflow_yaml=evil,
-            titles={"ring": evil, "chain": ""},
-            structures=data.structures | {evil: data.structures["ring"]},
-        )
+def renamed(value, names, text):
+    """The same nested value: isomers by other names, and one text in the place of every string."""
+    if isinstance(value, str):
+        return names.get(value, text)
+    if isinstance(value, dict):
+        pairs = names | {"chain-ring": f"{names['chain']}-{names['ring']}"}
+        return {pairs.get(key, key): renamed(inner, names, text) for key, inner in value.items()}
+    return [renamed(inner, names, text) for inner in value] if isinstance(value, list) else value
+
+
+def spoiled(data, text):
+    """The same data with all sections, and a text in the place of all that comes from files."""
+    names = {name: f"{text}{number}".replace(".", " ").replace("-", " ") for number, name in enumerate(NAMES)}
+    block = {"frequency": [0.0, 1.0], "density": [0.0, 3.0], "stderr": [0.0, 0.1], "unit": "x", "harmonic": [0.9]}
+    lists = {"energies": [1.0, 2.0], "mean": [0.1, 0.2], "stderr": [0.0, 0.01], "zero_kelvin": [0.1, 0.3]}
+    facts = {"complete_up_to": 2.0, "effective": None, "configurations": 8, "failed": 1, "method": "x"}
+    more = {"engine": "x", "labels": 24, "failed": 2, "warnings": ["x"], "pareto_k": number(0.8)}
+    whole = results() | {
+        "status": {"reasons": ["no"]},
+        "rounds": {name: [entry(n) for n in (40, 80)] for name in NAMES},
+        "vibrations": {name: block | {"resolution": number(0.1, unit="x")} for name in NAMES},
+        "spectra": {name: lists | facts for name in NAMES},
+        "check": {name: number(1.25, 0.002, "x") | more for name in NAMES},
+    }
+
+    def by_name(parts):
+        return {names[name]: part for name, part in parts.items()}
+
+    return replace(
+        data,
+        title=text,
+        results=renamed(whole, names, text),
+        manifest={text: text, "host": [text], "citations": [text]},
+        workflow_yaml=text,
+        energy_unit=text,
+        length_unit=text,
+        species_names=(text, f"{text}B"),
+        titles=dict.fromkeys(names.values(), text),
+        structures=by_name(data.structures),
+        energies=by_name(data.energies),
+        drawn=by_name(data.drawn),
+        works=by_name(data.works),
     )
-    assert evil not in page and "<script" not in page
-    assert page.count("&lt;script&gt;") >= 20
+
+
+def test_no_text_of_a_file_becomes_part_of_the_page(data):
+    page = render_isomers(spoiled(data, EVIL))
+    assert shape(page) == shape(render_isomers(spoiled(data, "plain")))
+    assert "<script" not in page and page.count("&lt;script&gt;") >= 60
 
 
 @pytest.mark.parametrize(

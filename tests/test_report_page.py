@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from html_shape import EVIL, shape, with_text
 
 from particlegen.report import GlassReport, advise, format_quantity, render_glass
 
@@ -73,14 +74,21 @@ def test_three_dimensions_and_missing_parts_are_drawn(data):
     assert render_glass(bulk).count("<figure>") == 1
 
 
-def test_strings_are_escaped(data):
-    evil = "<script>alert(1)</script>"
-    spoiled = results() | {"status": {"reasons": [evil]}, "system": {"name": evil}}
-    spoiled["free_energy"]["excess"]["unit"] = evil
-    manifest = {"host": evil, "citations": [evil]}
-    page = render_glass(replace(data, title=evil, results=spoiled, manifest=manifest, workflow_yaml=evil))
-    assert evil not in page
-    assert page.count("&lt;script&gt;") >= 6
+def spoiled(data, text):
+    """The same data with one text in the place of every string that comes from a file."""
+    found = with_text(results() | {"status": {"reasons": ["no"]}}, text)
+    found["observables"]["rdf"]["partials"] = {
+        f"{text}{k}": curves for k, curves in enumerate(results()["observables"]["rdf"]["partials"].values())
+    }
+    found["system"] = {"name": text, text: text, "composition": {text: 3}}
+    manifest = {text: text, "host": [text], "citations": [text], "engines": {text: text}}
+    return replace(data, title=text, results=found, manifest=manifest, workflow_yaml=text, energy_unit=text)
+
+
+def test_no_text_of_a_file_becomes_part_of_the_page(data):
+    page = render_glass(spoiled(data, EVIL))
+    assert shape(page) == shape(render_glass(spoiled(data, "plain")))
+    assert "<script" not in page and page.count("&lt;script&gt;") >= 20
 
 
 @pytest.mark.parametrize(
@@ -99,6 +107,14 @@ def test_a_poor_number_gets_advice(change, key):
     assert [item.key for item in advise(results(**change)) if item.level == "poor"] == [key]
 
 
+def test_errors_as_large_as_a_float_are_compared():
+    large = results()
+    large["reweighted"]["energy_per_particle"]["stderr"] = 1e308
+    assert advise(large)
+    large["reference"]["energy_per_particle"]["value"] = [1.0]
+    assert advise(large)
+
+
 def test_a_disagreement_with_the_reference_is_poor():
     wrong = results()
     wrong["reweighted"]["energy_per_particle"]["value"] = 0.36
@@ -113,6 +129,7 @@ def test_a_disagreement_with_the_reference_is_poor():
         (1234.0, 56.0, "1234 ± 56"),
         (123456.0, 780.0, "123460 ± 780"),
         (0.25, float("nan"), "0.25"),
+        (1.7e308, 1e308, "1.7e+308 ± 1e+308"),
     ],
 )
 def test_numbers_are_rounded_by_their_error(value, stderr, text):

@@ -231,7 +231,7 @@ def test_an_unfinished_adaptation_and_other_kinds_are_refused(first, tmp_path):
     glass = tmp_path / "glass"
     glass.mkdir()
     shutil.copy(ROOT / "tests" / "workflows" / "tiny.yaml", glass / "workflow.yaml")
-    (glass / "manifest.json").write_text("{}")
+    (glass / "manifest.json").write_text('{"name": "glass", "relative_to": ".", "citations": []}')
     with pytest.raises(InputError, match=r"a run of kind 'glass' cannot be extended"):
         particlegen.extend(glass)
     with pytest.raises(InputError, match=r"is a run of kind 'glass'; give one of kind 'isomers'"):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from particlegen.cli.console import guarded, out, print_json
@@ -47,12 +46,12 @@ def list_cards(
     from particlegen.workflow import network_cards
 
     for shown in (kind,) if kind else catalogue.KINDS:
-        out.print(f"[bold]{shown}[/]")
+        out.print(shown, style="bold")
         table = Table(box=None, pad_edge=False, show_header=False)
         for name in catalogue.names(shown):
-            table.add_row(f"  {name}", escape(_title(shown, name)))
+            table.add_row(f"  {name}", _title(shown, name))
         for card in network_cards() if shown == "potentials" else ():
-            table.add_row(f"  {card.name}", escape(f"trained network: {card.data.get('title', '')}"))
+            table.add_row(f"  {card.name}", f"trained network: {card.data.get('title', '')}")
         out.print(table)
 
 
@@ -105,7 +104,7 @@ def doctor() -> None:
     for name, module, extra in ENGINES:
         found = importlib.util.find_spec(module) is not None
         remedy = f"; pip install 'particlegen[{extra}]'" if extra else ""
-        table.add_row(f"engine {name}", "found" if found else escape(f"not found{remedy}"))
+        table.add_row(f"engine {name}", "found" if found else f"not found{remedy}")
     plugins = importlib.metadata.entry_points(group="particlegen.energy_providers")
     table.add_row("energy plug-ins", ", ".join(sorted(point.name for point in plugins)) or "none")
     table.add_row("catalogues", str(catalogue.root()))

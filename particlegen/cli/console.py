@@ -5,14 +5,15 @@ import functools
 import sys
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
 from particlegen.events import Event
 from particlegen.settings import InputError, RunError
@@ -27,16 +28,46 @@ __all__ = [
     "guarded",
     "out",
     "print_json",
+    "printable",
+    "say",
 ]
 
 EXIT_INPUT, EXIT_RUN, EXIT_NOT_CONVERGED, EXIT_INTERRUPTED = 2, 3, 4, 130
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+def printable(text: str) -> str:
+    """A text that a terminal shows and does not obey: control characters, direction marks and lone surrogates written
+    out; line ends stay.
+
+    >>> printable("a" + chr(27) + "[31mb" + chr(0x202E))
+    'a\\\\x1b[31mb\\\\u202e'
+    """
+    unsafe = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        c if c == "\n" or unicodedata.category(c) not in unsafe else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+class PlainConsole(Console):
+    """A console for texts that may come from files: in strings there is no markup, no emoji code, no control character,
+    in tables as elsewhere. Colours come as `rich.text.Text`, whose content has to pass `printable`."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        options.update(markup=False, emoji=False)
+        return super().render_str(printable(text), **options)
+
+
+out = PlainConsole(highlight=False, soft_wrap=True)
+err = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(head: str, style: str, text: str) -> None:
+    """A line on standard error with a coloured head."""
+    err.print(Text.assemble((f"{head}:", style), " ", printable(text)))
 
 
 def _fail(message: str, code: int) -> typer.Exit:
-    err.print(f"[bold red]error:[/] {escape(message)}")
+    say("error", "bold red", message)
     return typer.Exit(code)
 
 
@@ -56,7 +87,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             raise _fail(str(error), EXIT_RUN) from None
         except KeyboardInterrupt as error:
             said = str(error) or "what was finished is on disk: particlegen resume DIR goes on from there"
-            err.print(f"[yellow]interrupted:[/] {escape(said)}")
+            say("interrupted", "yellow", said)
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
             raise typer.Exit(0) from None
@@ -68,7 +99,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except (typer.Exit, typer.TyperException, typer.Abort):
             raise
         except Exception as error:
-            err.print(escape(traceback.format_exc()), style="dim")
+            err.print(traceback.format_exc(), style="dim")
             message = (
                 f"unexpected {type(error).__name__}: {error}; this is a bug, please report it with the lines above"
             )
@@ -94,11 +125,11 @@ class ProgressDisplay:
         self._quiet = quiet
         self._live = err.is_terminal and not quiet
         self._progress = Progress(
-            TextColumn("{task.description:<11}"),
+            TextColumn("{task.description:<11}", markup=False),
             BarColumn(bar_width=32),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}"),
-            TextColumn("[dim]{task.fields[said]}"),
+            TextColumn("{task.fields[left]}", markup=False),
+            TextColumn("{task.fields[said]}", style="dim", markup=False),
             console=err,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -120,13 +151,13 @@ class ProgressDisplay:
         if self._quiet:
             return
         if event.kind == "warning":
-            err.print(f"[yellow]warning:[/] {escape(event.stage)}: {escape(event.message)}")
+            say("warning", "yellow", f"{event.stage}: {event.message}")
         elif event.kind == "progress" and "done" in event.fields:
             self._advance(event)
         elif event.kind == "finished":
             self._finish(event)
         elif event.kind == "started" and not self._live:
-            err.print(f"{event.stage}: {escape(event.message)}")
+            err.print(f"{event.stage}: {event.message}")
 
     def _advance(self, event: Event) -> None:
         done, total = float(event.fields["done"]), float(event.fields.get("total") or 0)
@@ -134,13 +165,13 @@ class ProgressDisplay:
         shown = f"{_duration(left)} left" if left is not None else ""
         if self._live:
             task = self._task(event.stage)
-            said = escape(event.message)
+            said = printable(event.message)
             self._progress.update(task, completed=int(done), total=int(total) or None, left=shown, said=said)
             return
         tenth = int(10 * done / total) if total else 0
         if tenth > self._tenth.get(event.stage, 0):
             self._tenth[event.stage] = tenth
-            err.print(f"{event.stage}: {10 * tenth} %  {shown}  {escape(event.message)}")
+            err.print(f"{event.stage}: {10 * tenth} %  {shown}  {event.message}")
 
     def _seconds_left(self, stage: str, done: float, total: float) -> float | None:
         """By the pace since the stage's first report; what a resumed run had done before counts for nothing."""
@@ -157,10 +188,10 @@ class ProgressDisplay:
         if self._live:
             task = self._task(event.stage)
             total = self._progress.tasks[self._progress.task_ids.index(task)].total or 1
-            said = escape(event.message)
+            said = printable(event.message)
             self._progress.update(task, completed=int(total), total=int(total), left="", said=said)
         else:
-            err.print(f"{event.stage}: done  {escape(event.message)}")
+            err.print(f"{event.stage}: done  {event.message}")
 
 
 def print_json(content: Any) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from particlegen.cli.console import guarded, out, print_json
@@ -30,7 +29,7 @@ def status(folder: FolderArgument, json: JsonOption = False) -> None:
         table.add_row(stage.name, stage.state, done, total)
     out.print(table)
     if any(stage.state != "done" for stage in stages):
-        out.print(f"go on with: particlegen resume {escape(str(folder))}")
+        out.print(f"go on with: particlegen resume {folder!s}")
 
 
 @guarded
@@ -46,7 +45,7 @@ def free_energy(folder: FolderArgument, json: JsonOption = False) -> None:
     width = max(map(len, found))
     for name, estimate in found.items():
         value = format_quantity(estimate.value, estimate.stderr)
-        out.print(f"{name:<{width}} {value} {estimate.unit}   ({escape(estimate.method)})")
+        out.print(f"{name:<{width}} {value} {estimate.unit}   ({estimate.method})")
 
 
 @guarded
@@ -69,7 +68,7 @@ def export(
     from particlegen import workflow as engine
 
     for line in engine.open_run(folder).export(output, to=to, ensemble=ensemble, resample=resample):
-        out.print(escape(line))
+        out.print(line)
 
 
 @guarded
@@ -94,7 +93,7 @@ def energy(
     table = Table("frame", "energy", "energy per particle", box=None, pad_edge=False)
     for number, frame in enumerate(found):
         if frame["energy"] is None:
-            table.add_row(str(number), "–", escape(frame["reason"]))
+            table.add_row(str(number), "–", frame["reason"])
         else:
             table.add_row(str(number), f"{frame['energy']:.10g}", f"{frame['energy_per_particle']:.10g}")
     out.print(table)
@@ -106,7 +105,7 @@ def cite(folder: FolderArgument) -> None:
     from particlegen import workflow as engine
 
     for text in engine.open_run(folder).citations:
-        out.print(escape(text))
+        out.print(text)
 
 
 def register(app: typer.Typer) -> None:

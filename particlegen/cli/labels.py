@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from particlegen.cli.console import guarded, out, print_json
@@ -31,7 +30,7 @@ def list_labels(
     table = Table(*columns, box=None, pad_edge=False)
     for summary in found:
         counts = (summary.labels, summary.converged, summary.failed, summary.with_forces)
-        names = escape(", ".join(summary.providers))
+        names = ", ".join(summary.providers)
         table.add_row(summary.settings_hash[:12], names, *(f"{n:,}" for n in counts), f"{summary.seconds:,.1f}")
     out.print(table)
 
@@ -49,7 +48,7 @@ def export_labels(
     from particlegen.energy import export_labels as write
 
     count = write(LabelStore(store, create=False), output, settings)
-    out.print(escape(f"wrote {output}: {count:,} labels"))
+    out.print(f"wrote {output}: {count:,} labels")
 
 
 @guarded
@@ -65,7 +64,7 @@ def import_labels(
     from particlegen.energy import import_labels as bring
 
     found = bring(store, file, settings or ())
-    out.print(escape(f"{store}: {', '.join(f'{count:,} {name}' for name, count in found.items())}"))
+    out.print(f"{store}: {', '.join(f'{count:,} {name}' for name, count in found.items())}")
 
 
 def register(app: typer.Typer) -> None:

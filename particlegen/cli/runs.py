@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from particlegen.cli.console import EXIT_NOT_CONVERGED, ProgressDisplay, err, guarded, out
+from particlegen.cli.console import EXIT_NOT_CONVERGED, ProgressDisplay, guarded, out, say
 
 if TYPE_CHECKING:
     from particlegen.workflow import Run
@@ -83,10 +82,10 @@ def validate(workflow: WorkflowArgument, set_: SetOption = None, resources: Reso
     table = Table(*columns, *(["of learned potentials"] if learned else []), box=None, pad_edge=False)
     for stage in planned.stages:
         counts = (stage.energy_calls, stage.learned_calls) if learned else (stage.energy_calls,)
-        table.add_row(stage.name, escape(stage.description), *(f"{calls:,.0f}" if calls else "–" for calls in counts))
+        table.add_row(stage.name, stage.description, *(f"{calls:,.0f}" if calls else "–" for calls in counts))
     out.print(table)
-    out.print(f"system    {escape(planned.system)}")
-    out.print(f"machine   {escape(planned.machine)}")
+    out.print(f"system    {planned.system}")
+    out.print(f"machine   {planned.machine}")
     out.print(
         f"memory    about {planned.memory_bytes / 1e9:.2f} GB resident, {planned.disk_bytes / 1e9:.3f} GB on disk"
     )
@@ -115,7 +114,7 @@ def _conclude(finished: "Run") -> None:
     out.print(f"report: {finished.folder.report_file}")
     if not finished.converged:
         for reason in finished.reasons:
-            err.print(f"[yellow]not converged:[/] {escape(reason)}")
+            say("not converged", "yellow", reason)
         raise typer.Exit(EXIT_NOT_CONVERGED)
 
 

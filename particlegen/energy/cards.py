@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from particlegen import catalogue
 from particlegen.energy.formulas import PairPotential, even_power_energy
-from particlegen.settings import InputError, Section
+from particlegen.settings import Cited, InputError, Section
 from particlegen.units import Units
 from particlegen.validation import parse_section
 
@@ -142,7 +142,7 @@ class SystemCard(Section):
     title: str
     units: Units
     dimensions: Literal[2, 3]
-    potential: str
+    potential: Cited
     composition: dict[str, Count] = Field(min_length=1)
     published_compositions: tuple[dict[str, Count], ...] = ()
     density: Positive | None = None

@@ -2,12 +2,13 @@
 
 import hashlib
 import importlib.metadata
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from particlegen import catalogue
 from particlegen.catalogue import Card
@@ -16,11 +17,13 @@ from particlegen.energy.cards import ENGINES, load_potential
 from particlegen.energy.formulas import PairPotential
 from particlegen.energy.learned_card import open_learned
 from particlegen.energy.openmm_engine import OpenMMEnergy
+from particlegen.energy.openmm_xml import LARGEST_XML
 from particlegen.energy.pair import TorchPairEnergy
 from particlegen.energy.provider import EnergyProvider
 from particlegen.energy.pyscf_engine import PySCFEnergy
 from particlegen.energy.pyscf_settings import PySCFSettings
 from particlegen.energy.xtb_engine import xtb_energy
+from particlegen.io.reading import Damaged, inside, read_bytes
 from particlegen.settings import InputError, Section
 from particlegen.system import ParticleSystem
 from particlegen.validation import near_matches, parse_section
@@ -28,6 +31,12 @@ from particlegen.validation import near_matches, parse_section
 __all__ = ["ASECard", "OpenMMCard", "TbliteCard", "engine_digest", "open_engine"]
 
 PLUGINS = "particlegen.energy_providers"
+
+SCRIPTED = ("acemolecule", "kim", "lammpslib", "lammpsrun", "plumed")
+"""ASE calculators whose parameters are scripts, or libraries to load."""
+PROGRAM_KEYS = frozenset({"command", "profile", "binary", "executable", "directory", "label", "prefix", "restart"})
+"""Parameters by which ASE calculators choose what they run and where they write."""
+PLAIN = re.compile(r"[\w .,:()+*=-]{0,200}")
 
 
 class _EngineCard(Section):
@@ -54,6 +63,9 @@ class OpenMMCard(_EngineCard):
 class ASECard(_EngineCard):
     """`kind: ase`.
 
+    A card may come from somebody else, so it names no program, no script and no file: numbers and plain words alone.
+    `ASEEnergy` takes a calculator that was made with more.
+
     Args:
         calculator: a name that is registered with ASE.
         parameters: what the calculator is made with.
@@ -64,6 +76,36 @@ class ASECard(_EngineCard):
     calculator: str
     parameters: dict[str, Any] = Field(default_factory=dict)
     elements: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("calculator")
+    @classmethod
+    def _no_script(cls, name: str) -> str:
+        if name in SCRIPTED:
+            raise ValueError("it runs scripts, which a card may not hold; make the calculator in Python: ASEEnergy")
+        return name
+
+    @field_validator("parameters")
+    @classmethod
+    def _plain(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        waiting: list[Any] = [parameters]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, dict):
+                named = sorted(PROGRAM_KEYS & {str(key).lower() for key in value})
+                if named:
+                    raise ValueError(
+                        f"{named[0]!r} names a program or a place for files, which a card may not: state it in ASE's "
+                        "own configuration, or make the calculator in Python: ASEEnergy"
+                    )
+                waiting += [*value, *value.values()]
+            elif isinstance(value, list | tuple):
+                waiting += value
+            elif isinstance(value, str) and (not PLAIN.fullmatch(value) or ".." in value):
+                raise ValueError(
+                    f"{value[:40]!r} is no plain word: paths, scripts and command lines have no place in a card; make "
+                    "the calculator in Python: ASEEnergy"
+                )
+        return parameters
 
 
 class TbliteCard(_EngineCard):
@@ -123,8 +165,12 @@ def open_engine(
 def engine_digest(name: str, relative_to: Path) -> str:
     """SHA-256 of an engine's card, and of the OpenMM system beside it that it may name."""
     card = catalogue.load("potentials", name, relative_to)
-    files = (card.path, card.path.parent / str(card.data.get("xml", "")))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
+    xml = card.data.get("xml")
+    files = [card.path] if xml is None else [card.path, inside(card.path.parent, str(xml), f"{card.path}: key 'xml'")]
+    try:
+        return hashlib.sha256(b"".join(read_bytes(file, LARGEST_XML) for file in files)).hexdigest()
+    except Damaged as problem:
+        raise InputError(f"{card.path}: key 'xml': {xml!r}: {problem}; restore it beside the card") from None
 
 
 @contextmanager
@@ -139,7 +185,8 @@ def _naming(card: Card) -> Iterator[None]:
 def _openmm(system: ParticleSystem, section: OpenMMCard, potential: PairPotential | None, card: Card) -> OpenMMEnergy:
     with _naming(card):
         if section.xml is not None:
-            return OpenMMEnergy.of_xml(system, card.path.parent / section.xml, section.platform, section.threads)
+            xml = inside(card.path.parent, section.xml, "key 'xml'")
+            return OpenMMEnergy.of_xml(system, xml, section.platform, section.threads)
         if potential is None:
             raise InputError("key 'xml' is missing, and there is no pair potential to take instead; give one")
         return OpenMMEnergy.of_pairs(system, potential, section.platform, section.threads)

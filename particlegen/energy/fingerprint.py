@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -88,11 +89,13 @@ def canonical_system(system: ParticleSystem) -> ParticleSystem:
     'A2B1'
     """
     kinds = [system.species_names[s] for s in system.species]
-    names = tuple(sorted(set(kinds)))
+    counts = Counter(kinds)
+    names = tuple(sorted(counts))
+    index = {name: number for number, name in enumerate(names)}
     return ParticleSystem(
-        name="".join(f"{name}{kinds.count(name)}" for name in names),
+        name="".join(f"{name}{counts[name]}" for name in names),
         geometry=system.geometry,
-        species=tuple(names.index(kind) for kind in kinds),
+        species=tuple(index[kind] for kind in kinds),
         species_names=names,
         diameters=system.diameters,
         units=system.units,
@@ -126,12 +129,13 @@ def system_from(text: str) -> ParticleSystem:
     content = json.loads(text)
     kinds, lengths, radius = content["species"], content["lengths"], content["radius"]
     names = tuple(dict.fromkeys(kinds))
+    index = {name: number for number, name in enumerate(names)}
     space = FreeSpace(content["dimensions"], math.inf if radius is None else radius)
     return canonical_system(
         ParticleSystem(
             name="",
             geometry=space if lengths is None else FlatTorus(tuple(lengths)),
-            species=tuple(names.index(kind) for kind in kinds),
+            species=tuple(index[kind] for kind in kinds),
             species_names=names,
             diameters=None if content["diameters"] is None else tuple(content["diameters"]),
             units=content["units"],

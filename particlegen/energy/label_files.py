@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ase
 import ase.io
@@ -16,8 +16,10 @@ from particlegen.io import atomic
 from particlegen.io.objects import FLAT_HEIGHT, elements_of
 from particlegen.settings import InputError
 
-__all__ = ["export_labels", "import_labels"]
+__all__ = ["export_labels", "import_labels", "read_labels"]
 
+LARGEST = 2**30
+"""Bytes of a file of labels that is read."""
 SUFFIXES = (".extxyz", ".xyz")
 
 
@@ -123,7 +125,7 @@ def import_labels(path: str | Path, source: str | Path, settings: Sequence[str] 
             label that contradicts one of the store. The store is as it was.
     """
     labels, contents = [], {}
-    for label, content in _read(Path(source)):
+    for label, content in read_labels(Path(source)):
         labels.append(label)
         contents[label.settings_hash] = content
     store = LabelStore(path, create=False) if Path(path).exists() else None
@@ -155,14 +157,21 @@ def import_labels(path: str | Path, source: str | Path, settings: Sequence[str] 
     return counts
 
 
-def _read(source: Path) -> Iterator[tuple[Label, dict[str, Any]]]:
-    """The labels of a file with the settings of each."""
+def read_labels(source: Path) -> Iterator[tuple[Label, dict[str, Any]]]:
+    """The labels of a file with the settings of each.
+
+    Raises:
+        InputError: missing, too large, no export of labels, or edited.
+    """
     if not source.is_file():
         raise InputError(f"{source}: no such file; check the path")
+    if source.stat().st_size > LARGEST:
+        raise InputError(f"{source}: more than {LARGEST} bytes; export the labels in parts (--settings)")
     try:
-        frames = ase.io.iread(source, index=":", format="extxyz")
-        for number, atoms in enumerate(frames, start=1):
-            yield _label(f"{source}: frame {number}", atoms)
+        # The open file and not its name, in which ASE would look for an index, for compression, for a database.
+        with source.open(encoding="utf-8") as stream:
+            for number, atoms in enumerate(ase.io.iread(stream, index=":", format="extxyz"), start=1):
+                yield _label(f"{source}: frame {number}", cast(ase.Atoms, atoms))
     except InputError:
         raise
     except Exception as error:  # ASE's readers raise whatever they stumble over

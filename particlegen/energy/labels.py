@@ -17,6 +17,7 @@ import numpy as np
 
 from particlegen.energy.fingerprint import canonical_json, settings_hash, system_from, system_hash, system_json
 from particlegen.energy.label import Label, merged
+from particlegen.io.reading import Damaged, json_object
 from particlegen.settings import InputError, RunError
 
 __all__ = ["LabelStore", "LabelSummary"]
@@ -24,6 +25,8 @@ __all__ = ["LabelStore", "LabelSummary"]
 APPLICATION_ID = 0x70676C62  # "pglb", so that another program's database is known as such
 FORMAT = 1
 _PAGE = 500
+LONGEST = 64 * 2**20
+"""Bytes of a text or a block of numbers in a store; the positions of 10⁶ particles are 24 MB."""
 
 _SCHEMA = f"""
 CREATE TABLE settings (hash TEXT PRIMARY KEY, content TEXT NOT NULL);
@@ -48,6 +51,8 @@ CREATE TABLE labels (
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT};
 """
+_TABLES = [text.strip() for text in _SCHEMA.split(";") if text.strip().startswith("CREATE")]
+"""As SQLite remembers them."""
 _ANSWER = ("positions", "energy", "forces", "virial", "reason", "iterations", "seconds", "provider", "time", "digest")
 _COLUMNS = ("settings", "geometry", "system", *_ANSWER)
 _SELECT = (
@@ -160,19 +165,28 @@ class LabelStore:
         )
         with self._connection() as connection:
             rows = connection.execute(query).fetchall()
-        return [
-            LabelSummary(
-                settings_hash=key,
-                settings=json.loads(content),
-                providers=tuple(sorted(name for name in json.loads(providers) if name is not None)),
-                labels=count,
-                converged=int(converged),
-                failed=count - int(converged),
-                with_forces=with_forces,
-                seconds=seconds,
-            )
-            for key, content, providers, count, converged, with_forces, seconds in rows
-        ]
+        return [self._summary(*row) for row in rows]
+
+    def _summary(
+        self, key: str, content: str, providers: str, count: int, converged: float, with_forces: int, seconds: float
+    ) -> LabelSummary:
+        try:
+            settings = json_object(content)
+            names = sorted(str(name) for name in json.loads(providers) if name is not None)
+            if settings_hash(settings) != key:
+                raise Damaged("not what was stored")
+        except (Damaged, ValueError, TypeError) as problem:
+            raise self._damaged(f"settings {str(key)[:12]}: {problem}") from None
+        return LabelSummary(
+            settings_hash=key,
+            settings=settings,
+            providers=tuple(names),
+            labels=count,
+            converged=int(converged),
+            failed=count - int(converged),
+            with_forces=with_forces,
+            seconds=seconds,
+        )
 
     @contextmanager
     def _connection(self, mode: str = "rw") -> Iterator[sqlite3.Connection]:
@@ -180,11 +194,17 @@ class LabelStore:
         try:
             uri = f"{self.path.resolve().as_uri()}?mode={mode}"
             with closing(sqlite3.connect(uri, uri=True, timeout=self._wait, isolation_level=None)) as connection:
+                # What is longer than anything this package stores is an error before it is allocated.
+                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+                connection.execute("PRAGMA trusted_schema = OFF")
+                connection.execute("PRAGMA cell_size_check = ON")
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute("PRAGMA synchronous = EXTRA")
                 yield connection
         except sqlite3.DatabaseError as error:
             raise self._explained(error) from error
+        except UnicodeDecodeError as error:  # in a text of SQLite's own
+            raise self._damaged(str(error)) from error
 
     def _explained(self, error: sqlite3.DatabaseError) -> Exception:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
@@ -198,7 +218,7 @@ class LabelStore:
             return InputError(f"{self.path}: cannot be opened for writing ({error}); check file, folder, permissions")
         if code == sqlite3.SQLITE_NOTADB:
             return InputError(f"{self.path}: is no label store ({error}); give another path, or move the file away")
-        if code == sqlite3.SQLITE_CORRUPT:
+        if code == sqlite3.SQLITE_CORRUPT or isinstance(error, sqlite3.OperationalError | sqlite3.DataError):
             return self._damaged(str(error))
         return error
 
@@ -222,6 +242,10 @@ class LabelStore:
                 f"{self.path}: label format {version}, this version of particlegen reads {FORMAT}; use the version "
                 "that wrote it"
             )
+        # Views, triggers and computed columns of somebody else's making would run their own queries inside ours.
+        held = [text for (text,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+        if sorted(held) != sorted(_TABLES):
+            raise self._damaged("its tables are not those of a label store")
         (sound,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if sound != "ok":
             raise self._damaged(sound)
@@ -281,7 +305,7 @@ class LabelStore:
                 provider=values["provider"],
                 time=values["time"],
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise self._damaged(f"label {row[0]}: {error}") from error
         if (label.geometry_hash, label.digest) != (values["geometry"], values["digest"]):
             raise self._damaged(f"label {row[0]} is not what was stored")

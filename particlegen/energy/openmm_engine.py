@@ -10,6 +10,7 @@ import torch
 
 from particlegen.energy.formulas import PairPotential
 from particlegen.energy.frames import Frame, evaluate_frames
+from particlegen.energy.openmm_xml import checked_xml
 from particlegen.energy.provider import EnergyResult
 from particlegen.geometry import FlatTorus, Positions
 from particlegen.settings import InputError
@@ -132,13 +133,12 @@ class OpenMMEnergy:
         The box is that of `system`. Constraints and virtual sites are OpenMM's matter and not enforced here.
 
         Raises:
-            InputError: the file is missing or no OpenMM system, or it has another number of particles.
+            InputError: the file is missing or no OpenMM system, it holds Python code, or it has another number of
+                particles.
         """
         openmm = _openmm()
         try:
-            made = openmm.XmlSerializer.deserialize(Path(xml).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{xml}: cannot be read: {error}") from error
+            made = openmm.XmlSerializer.deserialize(checked_xml(Path(xml)))
         except (openmm.OpenMMException, ValueError) as error:
             raise InputError(f"{xml}: no serialised OpenMM system: {error}") from error
         if not isinstance(made, openmm.System):

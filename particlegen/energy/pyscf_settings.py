@@ -136,6 +136,12 @@ def _quiet(load: Callable[..., Any], *arguments: Any) -> Any:
 def _check_element(element: str, settings: PySCFSettings) -> None:
     tables = pyscf("gto.basis")
     name, core = settings.basis_of(element), settings.ecp_of(element)
+    for given in filter(None, (name, core, settings.auxiliary_basis)):
+        if Path(given).exists():  # PySCF would take it, and evaluates what stands in it
+            raise InputError(
+                f"a file {given!r} lies in the current folder, and PySCF would read it as the basis of that "
+                "name; rename it, or work in another folder"
+            )
     shells = _quiet(tables.load, name, element) if name else None
     if shells is None:
         raise InputError(f"basis {name!r} has nothing for the element {element}; name another one for it")

@@ -48,6 +48,8 @@ def writing(path: str | Path) -> Iterator[Path]:
     aside = path.with_name(f".partial-{path.name}")
     with failures_named(path):
         try:
+            # A link of that name, in a folder that came from elsewhere, would be followed to what it points at.
+            aside.unlink(missing_ok=True)
             yield aside
             with aside.open("rb+") as file:
                 os.fsync(file.fileno())

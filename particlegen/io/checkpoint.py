@@ -2,16 +2,17 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 
 from particlegen.io import atomic
+from particlegen.io.reading import LARGEST_JSON, Damaged, json_object, read_bytes
 from particlegen.settings import InputError, RunError
 
 __all__ = ["Checkpoint", "load_checkpoint", "load_weights", "save_checkpoint", "save_weights"]
@@ -20,7 +21,8 @@ Tensors = Mapping[str, torch.Tensor]
 
 FORMAT = 1
 LARGEST_TENSORS = 4 * 2**30
-LARGEST_JSON = 64 * 2**20
+LARGEST_HEADER = 16 * 2**20
+CHECKPOINT = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,6 @@ class Checkpoint:
     skipped: tuple[str, ...] = ()
 
 
-class _Damaged(Exception):
-    """What is wrong with a file, in a few words."""
-
-
 def _packed(tensors: Tensors, header: dict[str, str] | None = None) -> bytes:
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     own = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
@@ -58,31 +56,20 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read(path: Path, largest: int) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > largest:
-            raise _Damaged(f"{size} bytes, more than the {largest} that are allowed")
-        return path.read_bytes()
-    except OSError as error:
-        raise _Damaged(error.strerror or str(error)) from None
-
-
-def _json_object(content: bytes) -> dict[str, Any]:
-    try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError):
-        raise _Damaged("not JSON") from None
-    if not isinstance(parsed, dict):
-        raise _Damaged("not a JSON object")
-    return parsed
+def _header(content: bytes) -> dict[str, Any]:
+    """The JSON header of safetensors."""
+    size = int.from_bytes(content[:8], "little")
+    if size > min(LARGEST_HEADER, len(content) - 8):
+        raise Damaged(f"not safetensors: a header of {size} bytes is announced")
+    return json_object(content[8 : 8 + size])
 
 
 def _unpacked(content: bytes) -> dict[str, torch.Tensor]:
+    _header(content)
     try:
         return safetensors.torch.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _Damaged(f"not safetensors ({error})") from None
+    except Exception as error:  # whatever safetensors and torch stumble over, in shapes, offsets and types
+        raise Damaged(f"not safetensors ({error})") from None
 
 
 def save_checkpoint(
@@ -130,20 +117,20 @@ def save_checkpoint(
 
 def _found(directory: Path, stage: str) -> list[Path]:
     """Checkpoints of a stage, newest first."""
-    files = [path for path in directory.glob(f"{stage}-*.json") if path.stem[len(stage) + 1 :].isdigit()]
+    files = [path for path in directory.glob(f"{stage}-*.json") if CHECKPOINT.fullmatch(path.stem[len(stage) + 1 :])]
     return sorted(files, key=lambda path: int(path.stem[len(stage) + 1 :]), reverse=True)
 
 
 def _checked(path: Path) -> Checkpoint:
-    card = _json_object(_read(path, LARGEST_JSON))
-    content = _read(path.with_suffix(".safetensors"), LARGEST_TENSORS)
+    card = json_object(read_bytes(path, LARGEST_JSON))
+    content = read_bytes(path.with_suffix(".safetensors"), LARGEST_TENSORS)
     metadata, step = card.get("metadata"), card.get("step")
     if card.get("format") != FORMAT or not isinstance(metadata, dict) or not isinstance(step, int):
-        raise _Damaged("not a checkpoint of this version")
+        raise Damaged("not a checkpoint of this version")
     if _sha256(content) != card.get("tensors_sha256"):
-        raise _Damaged("the tensors do not match their checksum")
+        raise Damaged("the tensors do not match their checksum")
     if _sha256(_canonical(metadata).encode()) != card.get("metadata_sha256") or f"-{step:012d}.json" not in path.name:
-        raise _Damaged("the metadata do not match their checksum")
+        raise Damaged("the metadata do not match their checksum")
     return Checkpoint(step, _unpacked(content), metadata)
 
 
@@ -157,7 +144,7 @@ def load_checkpoint(directory: str | Path, stage: str) -> Checkpoint | None:
     for path in _found(Path(directory), stage):
         try:
             found = _checked(path)
-        except _Damaged as problem:
+        except Damaged as problem:
             skipped.append(f"{path}: damaged checkpoint: {problem}")
             continue
         return Checkpoint(found.step, found.tensors, found.metadata, tuple(skipped))
@@ -219,18 +206,19 @@ def load_weights(
     """
     path = Path(path)
     try:
-        content = _read(path, largest_bytes)
+        content = read_bytes(path, largest_bytes)
         tensors = _unpacked(content)
-        header = _json_object(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
-        inner = _json_object(header["card"].encode()) if isinstance(header, dict) and "card" in header else {}
+        header = _header(content).get("__metadata__", {})
+        card = header.get("card") if isinstance(header, dict) else None
+        inner = json_object(card) if isinstance(card, str) else {}
         metadata = inner.get("metadata")
         if not isinstance(metadata, dict):
-            raise _Damaged("no metadata of this package in its header")
+            raise Damaged("no metadata of this package in its header")
         if inner.get("sha256") != _digest(tensors, _canonical(metadata)):
-            raise _Damaged("the content does not match its checksum")
-        card = path.with_suffix(".json")
-        if card.is_file() and _json_object(_read(card, LARGEST_JSON)).get("sha256") != _sha256(content):
-            raise _Damaged(f"its checksum is not the one in {card.name}")
+            raise Damaged("the content does not match its checksum")
+        beside = path.with_suffix(".json")
+        if beside.is_file() and json_object(read_bytes(beside, LARGEST_JSON)).get("sha256") != _sha256(content):
+            raise Damaged(f"its checksum is not the one in {beside.name}")
         return tensors, metadata
-    except _Damaged as problem:
+    except Damaged as problem:
         raise InputError(f"{path}: weights cannot be used: {problem}; restore the file or train again") from None

@@ -51,26 +51,61 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise RunError(f"{path}: damaged ({error}); restore it, or run this stage again in a new folder") from error
 
 
-def _rows(group: Any, name: str) -> Any:
-    """A dataset that can be trusted to hold what it claims.
+def _within(group: Any, name: str) -> Any:
+    """What lies at a path of hard links, so that neither another file nor another place is read.
 
-    Links out of the file, derived datasets, and shapes larger than what is stored are refused before any allocation.
+    Raises:
+        KeyError: nothing, or a soft or external link on the way.
     """
     where = group
     for step in name.split("/"):
         if not isinstance(where, h5py.Group) or not isinstance(where.get(step, getlink=True), h5py.HardLink):
             raise KeyError(f"{group.name}/{name} is missing")
         where = where[step]
-    data = where
+    return where
+
+
+def _group(group: Any, name: str) -> Any:
+    """A group at a path of hard links; errors as `_within`, and KeyError for something else."""
+    found = _within(group, name)
+    if not isinstance(found, h5py.Group):
+        raise KeyError(f"{group.name}/{name} is no group")
+    return found
+
+
+def _rows(group: Any, name: str) -> Any:
+    """A dataset that can be trusted to hold what it claims.
+
+    Links, derived datasets, filters that make many bytes of few, and shapes larger than what is stored are refused
+    before any allocation.
+    """
+    data = _within(group, name)
     if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "fiu" or data.ndim < 1:
         raise ValueError(f"{group.name}/{name} is no numeric array")
+    properties = data.id.get_create_plist()
+    filters = {properties.get_filter(index)[0] for index in range(properties.get_nfilters())}
+    if not filters <= {h5py.h5z.FILTER_FLETCHER32}:
+        raise ValueError(f"{group.name}/{name} is compressed, which this package never writes")
     if data.is_virtual or data.external or data.id.get_storage_size() < data.size * data.dtype.itemsize:
         raise ValueError(f"{group.name}/{name} is not stored in full")
+    if data.size * data.dtype.itemsize > Path(data.file.filename).stat().st_size:
+        raise ValueError(f"{group.name}/{name} claims more than the file holds")
     return data
+
+
+def _count(group: Any, name: str) -> int:
+    """An attribute that counts frames or chunks: one integer, no larger than the file is long."""
+    attribute = group.attrs.get_id(name)
+    if attribute.shape != () or attribute.dtype.kind not in "iu":
+        raise ValueError(f"{group.name}: attribute {name!r} is no integer")
+    found, size = int(group.attrs[name]), Path(group.file.filename).stat().st_size
+    if not 0 <= found <= size:
+        raise ValueError(f"{group.name}: {name} {found} cannot be in a file of {size} bytes")
+    return found
 
 
 def _create(group: Any, name: str, rows: int, like: Any) -> Any:
@@ -112,8 +147,10 @@ class RunStore:
         if not self.file.is_file():
             return 0, 0
         with _opened(self.file) as file:
-            group = file.get(f"observables/{ensemble}")
-            return (int(group.attrs["chunks"]), int(group.attrs["frames"])) if group is not None else (0, 0)
+            if ensemble not in _group(file, "observables"):
+                return 0, 0
+            group = _group(file, f"observables/{ensemble}")
+            return _count(group, "chunks"), _count(group, "frames")
 
     def _loose(self, ensemble: str, chunks: int) -> dict[int, tuple[Path, int]]:
         """Segments that are not in `data.h5`: chunk → (path, frames)."""
@@ -122,6 +159,8 @@ class RunStore:
             for path in sorted(folder.iterdir()):
                 match = SEGMENT.fullmatch(path.name)
                 if match and int(match[1]) >= chunks:
+                    if int(match[2]) > path.stat().st_size:  # a frame takes a byte at least
+                        raise RunError(f"{path}: damaged: it is too short for the frames of its name; restore it")
                     found[int(match[1])] = (path, int(match[2]))
         return found
 
@@ -187,9 +226,9 @@ class RunStore:
             return []
         with _opened(parts[0].path) as file:
             if parts[0].group:
-                return sorted(file[parts[0].group])
-            has_position = f"particles/{ensemble}/position" in file
-            return sorted([*file[f"observables/{ensemble}"], *(["position"] if has_position else [])])
+                return sorted(_group(file, parts[0].group))
+            has_position = "position" in _group(file, f"particles/{ensemble}")
+            return sorted([*_group(file, f"observables/{ensemble}"), *(["position"] if has_position else [])])
 
     def read(self, ensemble: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows `start:stop` of a field, in the order of the chunks; both may be negative, as in a slice.
@@ -267,7 +306,7 @@ class RunStore:
             return
         with _opened(self.file) as old:
             for room in ("particles", "observables"):
-                for other in old[room]:
+                for other in _group(old, room):
                     if other != ensemble:
                         old.copy(f"{room}/{other}", file[room])
 

@@ -27,6 +27,9 @@ _MAX_BYTES = 1 << 30
 _MAX_PARTICLES = 1_000_000
 _MAX_LINE = 100_000
 _SPECIES = ("species", "id", "name", "type", "particle_species")
+# Keys begin at the start of a word and are taken whole: otherwise a long line costs the square of its length.
+_EXTXYZ_PAIR = re.compile(r"""(?<![\w.\-])([A-Za-z_][\w.\-]*+)\s*+=\s*+(?:"([^"]*)"|'([^']*)'|(\S+))""")
+_ATOOMS_PAIR = re.compile(r"(?<!\w)(\w++)\s*+:\s*+(\S+)")
 _EXTXYZ_SPECIES = ("species", "symbols", "symbol", "element", "type")
 
 
@@ -199,10 +202,9 @@ def _layout(reader: _Lines, comment: str) -> _Layout:
 
 
 def _extxyz_layout(reader: _Lines, comment: str) -> _Layout:
-    pattern = r"""([A-Za-z_][\w.\-]*)\s*=\s*(?:"([^"]*)"|'([^']*)'|(\S+))"""
-    pairs = {key: a or b or c for key, a, b, c in re.findall(pattern, comment)}
+    pairs = {key: a or b or c for key, a, b, c in _EXTXYZ_PAIR.findall(comment)}
     fields = pairs.get("Properties", "species:S:1:pos:R:3").split(":")
-    if len(fields) % 3 or not all(count.isascii() and count.isdigit() for count in fields[2::3]):
+    if len(fields) % 3 or not all(re.fullmatch("[0-9]{1,6}", count) for count in fields[2::3]):
         raise reader.error(f"Properties={':'.join(fields)[:80]!r} is not a list of name:type:count")
     start, column = {}, 0
     counts = dict(zip(fields[0::3], (int(count) for count in fields[2::3]), strict=True))
@@ -256,7 +258,7 @@ def _lattice(reader: _Lines, pairs: dict[str, str], dim: int) -> tuple[tuple[flo
 
 
 def _atooms_layout(reader: _Lines, comment: str) -> _Layout:
-    pairs = dict(re.findall(r"(\w+)\s*:\s*(\S+)", comment))
+    pairs = dict(_ATOOMS_PAIR.findall(comment))
     lengths = None
     if "cell" in pairs:
         values = pairs["cell"].strip("[](),").split(",")
@@ -276,7 +278,7 @@ def _atooms_layout(reader: _Lines, comment: str) -> _Layout:
     dim = len(axes) if "pos" not in start and "position" not in start else vector
     if dim not in (2, 3) or (lengths is not None and dim != len(lengths)):
         raise reader.error(f"{dim} coordinates per particle do not fit a cell of {len(lengths or ())} lengths")
-    if axes and [start[axis] for axis in axes] != list(range(start["x"], start["x"] + len(axes))):
+    if axes and [start[axis] for axis in axes] != list(range(start[axes[0]], start[axes[0]] + len(axes))):
         raise reader.error("the columns x, y, z have to follow each other")
     diameter = next((name for name in ("diameter", "radius") if name in start), None)
     return _Layout(
@@ -310,19 +312,29 @@ def _ase_frames(path: Path, format: str) -> Iterator[Structure]:
     if format not in ASE_FORMATS:
         raise InputError(f"{path}: format {format!r} is not read; expected one of {', '.join(ASE_FORMATS)}")
     import ase.io
+    from ase.io.formats import ioformats
 
     read: Callable = ase.io.read
+    binary = ioformats[format].isbinary
     try:
-        frames = read(str(path), index=":", format=format)
+        # The open file and not its name, in which ASE would look for an index, for compression, for a database.
+        with path.open("rb" if binary else "r", encoding=None if binary else "utf-8") as stream:
+            frames = read(stream, index=":", format=format)
     except Exception as error:  # ASE's readers raise whatever they stumble over
         raise InputError(f"{path}: ASE cannot read it as {format!r} ({error}); check the file") from error
     for atoms in frames:
         cell, flags = np.asarray(atoms.cell), list(atoms.pbc)
+        if not np.isfinite(cell).all() or not np.isfinite(atoms.positions).all():
+            raise InputError(f"{path}: has a coordinate or a box that is no finite number; check the file")
+        if not 1 <= len(atoms) <= _MAX_PARTICLES:
+            raise InputError(f"{path}: {len(atoms)} particles, expected between 1 and {_MAX_PARTICLES}")
         lengths = None
         if any(flags):
             if not all(flags) or np.abs(cell - np.diag(np.diag(cell))).max() > 1e-9 * np.abs(cell).max():
                 raise InputError(f"{path}: only boxes that are rectangular and periodic in x, y, z are supported")
             lengths = tuple(float(length) for length in np.diag(cell))
+            if not min(lengths) > 0:
+                raise InputError(f"{path}: the box needs positive lengths, found {list(lengths)}")
         positions = np.asarray(atoms.positions, dtype=float)
         if lengths is not None:
             positions = np.mod(positions, lengths)

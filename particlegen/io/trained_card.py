@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from particlegen.io import atomic
-from particlegen.io.checkpoint import load_weights, save_weights
+from particlegen.io.checkpoint import LARGEST_TENSORS, load_weights, save_weights
+from particlegen.io.reading import Damaged, inside, read_bytes
 from particlegen.settings import InputError
 
 __all__ = ["load_trained_card", "save_trained_card"]
@@ -58,11 +59,11 @@ def load_trained_card(card: Path, weights: str, sha256: str) -> tuple[dict[str, 
     Raises:
         InputError: the file is elsewhere, missing or damaged.
     """
-    path = card.parent / weights
-    if not path.resolve().is_relative_to(card.parent.resolve()):
-        raise InputError(f"{card}: key 'weights': {weights!r} leads outside the card's folder")
-    if not path.is_file():
-        raise InputError(f"{card}: key 'weights': {weights!r} is not there; restore it beside the card")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+    path = inside(card.parent, weights, f"{card}: key 'weights'")
+    try:
+        content = read_bytes(path, LARGEST_TENSORS)
+    except Damaged as problem:
+        raise InputError(f"{card}: key 'weights': {weights!r}: {problem}; restore it beside the card") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(f"{path}: damaged, its checksum is not the card's; restore the file")
     return load_weights(path)

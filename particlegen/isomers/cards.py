@@ -16,10 +16,11 @@ from particlegen.catalogue import Card
 from particlegen.energy.build import species_of_file
 from particlegen.energy.cards import KnownValue, Positive, load_potential
 from particlegen.geometry import FreeSpace
+from particlegen.io.reading import inside
 from particlegen.io.structures import Structure, read_structures
 from particlegen.isomers.basins import Basins
 from particlegen.isomers.frame import EckartFrame
-from particlegen.settings import InputError, Section
+from particlegen.settings import Cited, InputError, Section
 from particlegen.system import Isomer, ParticleSystem, ThermodynamicState
 from particlegen.units import Units
 from particlegen.validation import near_matches, parse_section
@@ -73,7 +74,7 @@ class ClusterCard(Section):
     kind: Literal["cluster"]
     title: str
     units: Units
-    engine: str
+    engine: Cited
     composition: dict[str, Number] = Field(min_length=1)
     elements: dict[str, str] = Field(default_factory=dict)
     radius: Positive | None = None
@@ -239,11 +240,8 @@ def _check_engine(raw: Card, card: ClusterCard) -> None:
 
 def _structure(raw: Card, card: ClusterCard, name: str, system: ParticleSystem) -> Float[Tensor, "N 3"]:
     """One isomer, centred, its particles in the order of the system."""
-    path = raw.path.parent / card.isomers[name].structure
     where = f"{raw.path}: isomer {name} ({card.isomers[name].structure})"
-    if not path.resolve().is_relative_to(raw.path.parent.resolve()):
-        raise InputError(f"{where}: cite the structure by a path relative to the card, inside the same folder")
-    frames = read_structures(path)
+    frames = read_structures(inside(raw.path.parent, card.isomers[name].structure, where))
     if len(frames) != 1:
         raise InputError(f"{where}: the file has {len(frames)} structures; keep one")
     frame = frames[0]

@@ -28,6 +28,9 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.fonttype": "path",
     "svg.hashsalt": "particlegen",
+    # Names come from files: a $ in them is a character, no formula, and nothing is handed to TeX.
+    "text.parse_math": False,
+    "text.usetex": False,
 }
 
 

@@ -114,8 +114,8 @@ def _budget(results: Mapping[str, Any], name: str) -> list[Advice]:
     if value is None or half is None:
         return []
     sizes = {part: found[0] for part in REMEDIES if (found := quantity(results, f"{prefix}.budget.{part}"))}
-    largest = max(sizes, key=lambda part: sizes[part])
-    remedy = f"The largest part of the error is {largest!r}: {REMEDIES[largest]}."
+    largest = max(sizes, key=lambda part: sizes[part], default=None)
+    remedy = f"The largest part of the error is {largest!r}: {REMEDIES[largest]}." if largest else ""
     if half[0] >= abs(value[0]):
         text = f"The interval holds 0: which isomer is the more stable is not known. {remedy}"
         return [Advice("fair", key, text)]

@@ -1,5 +1,6 @@
 """The page of isomers: differences of free energies, what they may be wrong by, and why to believe them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -183,7 +184,7 @@ def _differences(results: Mapping[str, Any], levels: Mapping[str, str]) -> str:
 
 
 def _distance(value: tuple[float, float], main: tuple[float, float] | None) -> str:
-    sigma = (value[1] ** 2 + main[1] ** 2) ** 0.5 if main else 0.0
+    sigma = math.hypot(value[1], main[1]) if main else 0.0
     return f"{abs(value[0] - main[0]) / sigma:.1f}" if main and sigma > 0 else ""
 
 

@@ -26,13 +26,13 @@ class Advice:
 
 
 def entry_of(results: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
-    """The quantity of a dotted key; None where it is absent or has no value."""
+    """The quantity of a dotted key; None where it is absent, or its value is no number."""
     here: Any = results
     for part in key.split("."):
         if not isinstance(here, Mapping) or part not in here:
             return None
         here = here[part]
-    return here if isinstance(here, Mapping) and here.get("value") is not None else None
+    return here if isinstance(here, Mapping) and isinstance(here.get("value"), int | float) else None
 
 
 def quantity(results: Mapping[str, Any], key: str) -> tuple[float, float] | None:
@@ -53,7 +53,7 @@ def distance(results: Mapping[str, Any], one: str, other: str) -> float | None:
     here, there = quantity(results, one), quantity(results, other)
     if here is None or there is None:
         return None
-    sigma = (here[1] ** 2 + there[1] ** 2) ** 0.5
+    sigma = math.hypot(here[1], there[1])
     return abs(here[0] - there[0]) / sigma if sigma > 0 else None
 
 
@@ -79,4 +79,6 @@ def format_quantity(value: float, stderr: float) -> str:
     digits = 1 - math.floor(math.log10(stderr))
     if digits > 0:
         return f"{value:.{digits}f} ± {stderr:.{digits}f}"
+    if max(abs(value), stderr) > 1e15:  # beyond the digits of a float there is nothing to round
+        return f"{value:.4g} ± {stderr:.2g}"
     return f"{round(value, digits):.0f} ± {round(stderr, digits):.0f}"

@@ -3,20 +3,26 @@
 import fcntl
 import json
 import math
+import os
 import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from particlegen.energy import Ledger, LedgerEntry
 from particlegen.events import Event
 from particlegen.io import atomic
+from particlegen.io.reading import LARGEST_JSON, Damaged, json_object, read_bytes, stays_inside
 from particlegen.io.store import RunStore
 from particlegen.settings import InputError, RunError
+from particlegen.workflow.checked import is_entry
 
-__all__ = ["Journal", "RunFolder", "next_run_folder"]
+__all__ = ["Journal", "RunFolder", "next_run_folder", "plain_name"]
+
+LONGEST_LINE = 2**20
+"""Bytes of a line of the journal that is read; those that are written have some hundred."""
 
 
 class RunFolder:
@@ -61,6 +67,7 @@ class RunFolder:
         missing = [file.name for file in (folder.workflow_file, folder.manifest_file) if not file.is_file()]
         if missing:
             raise InputError(f"{path}: no run folder: {' and '.join(missing)} missing")
+        _check_entries(folder.path)
         return folder
 
     @property
@@ -108,31 +115,61 @@ class RunFolder:
             InputError: missing or damaged.
         """
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            hint = f"; the run is not finished: particlegen resume {self.path}" if file == self.results_file else ""
-            raise InputError(f"{file}: not there{hint}") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file}: cannot be read ({error}); restore it or start a new run") from None
-        if not isinstance(content, dict):
-            raise InputError(f"{file}: expected a JSON object, found {type(content).__name__}")
-        return content
+            return json_object(read_bytes(file, LARGEST_JSON))
+        except Damaged as problem:
+            if not file.is_file():
+                hint = f"; the run is not finished: particlegen resume {self.path}" if file == self.results_file else ""
+                raise InputError(f"{file}: not there{hint}") from None
+            raise InputError(f"{file}: cannot be read ({problem}); restore it or start a new run") from None
 
     def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
         atomic.write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What the journal holds; a last line that a kill cut short is left out."""
+        """What the journal holds, entries in the form of `Journal.write`.
+
+        What is something else is left out: a last line that a kill cut short, a line of more than 1 MB, an edited one.
+        """
         if not self.events_file.is_file():
             return
-        with self.events_file.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                try:
-                    entry = json.loads(line)
-                except ValueError:
+        with self.events_file.open("rb") as lines:
+            while line := lines.readline(LONGEST_LINE):
+                if not line.endswith(b"\n") and len(line) == LONGEST_LINE:
+                    _skip_line(lines)
                     continue
-                if isinstance(entry, dict):
+                try:
+                    entry = json_object(line)
+                except Damaged:
+                    continue
+                if is_entry(entry):
                     yield entry
+
+
+def _skip_line(lines: IO[bytes]) -> None:
+    """Read on, bounded pieces at a time, to the end of a line."""
+    while (piece := lines.readline(LONGEST_LINE)) and not piece.endswith(b"\n"):
+        pass
+
+
+def _check_entries(folder: Path) -> None:
+    """Refuse links that lead out of a run folder, and what is neither file nor folder.
+
+    A folder that came from elsewhere could otherwise have this user's other files read, appended to or replaced, or
+    have a program wait for ever.
+
+    Raises:
+        InputError: names the entry.
+    """
+    waiting = [folder]
+    while waiting:
+        for entry in os.scandir(waiting.pop()):
+            path = Path(entry.path)
+            if entry.is_symlink() and not stays_inside(folder, path.relative_to(folder)):
+                raise InputError(f"{path}: a link that leads out of the run folder; put what it points at in its place")
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(path)
+            elif not entry.is_symlink() and not entry.is_file(follow_symlinks=False):
+                raise InputError(f"{path}: neither a file nor a folder, which no run writes; remove it")
 
 
 class Journal:
@@ -156,7 +193,7 @@ class Journal:
                 f"{folder.path}: another process is running this folder; wait for it, or stop it"
             ) from None
         self._file.seek(0, 2)
-        if self._file.tell() > 0 and not folder.events_file.read_bytes().endswith(b"\n"):
+        if not _ends_line(folder.events_file):
             self._file.write("\n")
 
     def __enter__(self) -> "Journal":
@@ -189,15 +226,32 @@ class Journal:
         return dict(seconds), ledger
 
 
+def _ends_line(file: Path) -> bool:
+    with file.open("rb") as content:
+        size = content.seek(0, 2)
+        content.seek(max(size - 1, 0))
+        return content.read(1) in (b"", b"\n")
+
+
 def _plain(value: Any) -> Any:
     """JSON knows no NaN and no infinity: they become null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def plain_name(name: str) -> str:
+    """A name of letters, digits, `_`, `.` and `-`, for a folder.
+
+    >>> plain_name("../my run")
+    'my-run'
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:100] or "workflow"
+
+
 def next_run_folder(name: str, parent: Path = Path("runs")) -> Path:
-    """`runs/NAME-001`, or the next free number."""
+    """`runs/NAME-001`, or the next free number; a name may come from a file, so it is made one without separators."""
+    safe = plain_name(name)
     taken = [0]
     if parent.is_dir():
-        pattern = re.compile(re.escape(name) + r"-(\d+)")
+        pattern = re.compile(re.escape(safe) + r"-(\d+)")
         taken += [int(found[1]) for entry in parent.iterdir() if (found := pattern.fullmatch(entry.name))]
-    return parent / f"{name}-{max(taken) + 1:03d}"
+    return parent / f"{safe}-{max(taken) + 1:03d}"

@@ -7,7 +7,7 @@ from particlegen.workflow.glass.kind import GLASS
 from particlegen.workflow.isomers.kind import ISOMERS
 from particlegen.workflow.kind import Kind
 from particlegen.workflow.opened import Run
-from particlegen.workflow.schema import load_workflow
+from particlegen.workflow.schema import load_run
 
 __all__ = ["KINDS", "open_run"]
 
@@ -16,5 +16,4 @@ KINDS: dict[str, Kind] = {"glass": GLASS, "isomers": ISOMERS}
 
 def open_run(path: str | Path) -> Run:
     """An existing run. Raises InputError if there is none."""
-    workflow, _, _ = load_workflow(RunFolder.open(path).workflow_file)
-    return KINDS[workflow.kind].open(path)
+    return KINDS[load_run(RunFolder.open(path)).kind].open(path)

@@ -12,6 +12,7 @@ from particlegen import __version__
 from particlegen.settings import InputError
 from particlegen.workflow.base import WorkflowBase
 from particlegen.workflow.kind import Provenance
+from particlegen.workflow.paths import input_digests
 from particlegen.workflow.schema import canonical_yaml
 
 __all__ = ["build_manifest", "check_manifest"]
@@ -41,6 +42,7 @@ def build_manifest(
         "system_hash": provenance.system_hash,
         "cards": {card.name: _digest(card.path.read_bytes()) for card in provenance.cards},
         "engines": dict(provenance.engines),
+        "inputs": input_digests(workflow.model_dump(mode="json"), relative_to),
         "relative_to": str(relative_to.resolve()),
         "citations": provenance.citations,
     }

@@ -15,8 +15,10 @@ from particlegen.settings import InputError
 from particlegen.streams import numpy_stream
 from particlegen.system import ParticleSystem
 from particlegen.workflow.base import WorkflowBase
+from particlegen.workflow.checked import checked_manifest, checked_results
 from particlegen.workflow.folder import RunFolder
-from particlegen.workflow.schema import load_workflow
+from particlegen.workflow.paths import check_inputs
+from particlegen.workflow.schema import load_run
 
 if TYPE_CHECKING:
     import ase
@@ -64,7 +66,9 @@ class Run(ABC):
 
     def __init__(self, path: str | Path):
         self.folder = RunFolder.open(path)
-        self.manifest: dict[str, Any] = self.folder.read_json(self.folder.manifest_file)
+        self.manifest: dict[str, Any] = checked_manifest(
+            self.folder.read_json(self.folder.manifest_file), self.folder.manifest_file
+        )
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder.path)!r})"
@@ -72,12 +76,19 @@ class Run(ABC):
     @cached_property
     def workflow(self) -> WorkflowBase:
         """The canonical workflow."""
-        return load_workflow(self.folder.workflow_file)[0]
+        return load_run(self.folder)
 
-    @property
+    @cached_property
     def relative_to(self) -> Path:
-        """The folder that a user's own cards are cited from."""
-        return Path(self.manifest["relative_to"])
+        """The folder that a user's own cards are cited from.
+
+        Raises:
+            InputError: a card that is cited by path is not what the run began with.
+        """
+        folder = Path(self.manifest["relative_to"])
+        pinned = self.manifest.get("inputs", {})
+        check_inputs(self.workflow.model_dump(mode="json"), folder, pinned, self.folder.path)
+        return folder
 
     @property
     @abstractmethod
@@ -113,7 +124,7 @@ class Run(ABC):
     @property
     def results(self) -> dict[str, Any]:
         """The content of `results.json`. Raises InputError while the run is not finished."""
-        return self.folder.read_json(self.folder.results_file)
+        return checked_results(self.folder.read_json(self.folder.results_file), self.folder.results_file)
 
     @property
     def converged(self) -> bool:

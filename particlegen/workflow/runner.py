@@ -22,7 +22,7 @@ from particlegen.workflow.kinds import KINDS, open_run
 from particlegen.workflow.manifest import build_manifest, check_manifest
 from particlegen.workflow.opened import Run
 from particlegen.workflow.resources import Resources, load_resources
-from particlegen.workflow.schema import canonical_yaml, load_workflow
+from particlegen.workflow.schema import canonical_yaml, load_run, load_workflow, overrides_of
 
 __all__ = ["Prepared", "extend", "prepare", "prepare_machine", "resume", "run"]
 
@@ -119,10 +119,11 @@ def extend(
     opened = open_run(folder)
     if "start_from" not in type(opened.workflow).model_fields:
         raise InputError(f"{folder}: a run of kind {opened.workflow.kind!r} cannot be extended; start a new one")
-    loaded, _, _ = load_workflow(opened.folder.workflow_file, set)
+    # The folder was given, so it may lie anywhere; one that does not lie beside the cards is named by its full path.
     there, base = opened.folder.path.resolve(), opened.relative_to.resolve()
     start_from = there.relative_to(base) if there.is_relative_to(base) else there
-    workflow = loaded.model_copy(update={"start_from": str(start_from)})
+    given = {**overrides_of(set), "start_from": str(start_from)}
+    workflow = load_run(opened.folder, given, base)
     kind = KINDS[workflow.kind]
     built = kind.build(workflow, opened.relative_to)
     name = str(opened.manifest["name"])

@@ -58,7 +58,7 @@ def _training_curve(run: GlassRun) -> dict[str, list[float]]:
     by_step: dict[float, tuple[float, float]] = {}
     for entry in run.folder.events():
         fields = entry.get("fields", {})
-        if entry.get("stage") == "training" and entry.get("kind") == "progress" and "loss" in fields:
+        if entry.get("stage") == "training" and entry.get("kind") == "progress" and {"done", "loss"} <= set(fields):
             loss, validation = fields["loss"], fields.get("validation_loss")
             by_step[fields["done"]] = (_number(loss), _number(validation))
     steps = sorted(by_step)

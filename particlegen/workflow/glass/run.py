@@ -84,7 +84,7 @@ class GlassRun(Run):
         found.append(_stage("reference", frames, total, frames >= total))
         trained = self.folder.weights_file.is_file()
         steps = [entry["fields"] for entry in self.folder.events() if _is_progress(entry, "training")]
-        done, of = (steps[-1]["done"], steps[-1]["total"]) if steps else (None, None)
+        done, of = (steps[-1]["done"], steps[-1].get("total")) if steps else (None, None)
         if isinstance(workflow.training, PretrainedSettings):
             done, of = None, None
         found.append(_stage("training", done, of, trained))

@@ -29,7 +29,7 @@ from particlegen.workflow.isomers.labels import taken
 from particlegen.workflow.isomers.run import IsomerRun
 from particlegen.workflow.isomers.schema import IsomerWorkflow
 from particlegen.workflow.kind import Provenance
-from particlegen.workflow.schema import load_workflow
+from particlegen.workflow.schema import load_run
 
 __all__ = ["origin", "run_inheritance"]
 
@@ -111,7 +111,7 @@ def run_inheritance(job: IsomerJob) -> None:
 def _opened(start_from: str, relative_to: Path) -> IsomerRun:
     path = Path(relative_to) / start_from
     try:
-        kind = load_workflow(RunFolder.open(path).workflow_file)[0].kind
+        kind = load_run(RunFolder.open(path)).kind
     except InputError as error:
         raise InputError(f"key 'start_from': {error}") from error
     if kind != "isomers":
