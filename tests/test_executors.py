@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from faults.comparison import compare
 from task_functions import Task, square
-from test_workflow_run import TINY, same
+from test_workflow_run import TINY
 from typer.testing import CliRunner
 
 import particlegen
@@ -96,7 +97,12 @@ def test_validate_and_schema_know_the_resources(tmp_path):
     assert result.exit_code == 0 and "cpu; 2 processes of 3 threads" in result.output
     assert "tasks in this process" in CliRunner().invoke(app, ["validate", str(TINY)]).output
     shown = json.loads(CliRunner().invoke(app, ["schema", "resources"]).stdout)
-    assert shown == resources_schema() and set(shown["properties"]) == {"device", "threads", "executor"}
+    assert shown == resources_schema() and set(shown["properties"]) == {
+        "device",
+        "threads",
+        "executor",
+        "checkpoint_seconds",
+    }
     assert "seed" in json.loads(CliRunner().invoke(app, ["schema"]).stdout)["$defs"]["GlassWorkflow"]["properties"]
 
 
@@ -134,7 +140,7 @@ def test_a_run_on_nodes_gives_the_same_answer(finished, tmp_path):
     pytest.importorskip("parsl", reason="pip install 'particlegen[cluster]'")
     resources = Resources(executor=ParslSettings(kind="parsl", workers=2, heartbeat=2))
     run = particlegen.run(TINY, out=tmp_path / "run", resources=resources)
-    same(run, finished)
+    compare(run.folder.path, finished.folder.path)
     assert list((tmp_path / "run" / "workers").rglob("manager.log"))
 
 

@@ -158,6 +158,16 @@ def test_an_interrupt_leaves_no_task_behind(tmp_path):
     assert time.monotonic() - began < 60
 
 
+def test_an_interrupt_does_not_wait_for_tasks_that_workers_are_about_to_begin(tmp_path):
+    """Those can no longer be cancelled one by one: each would take its ten minutes."""
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), ProcessExecutor(2) as executor:
+        for number in range(4):
+            executor.submit(square, Task(number, str(tmp_path), "hang", 9))
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 60
+
+
 def test_limits_are_checked():
     for wrong in ({"retries": -1}, {"timeout": 0.0}, {"timeout": float("nan")}):
         with pytest.raises(ValueError, match="found"):

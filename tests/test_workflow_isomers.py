@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import re
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +10,7 @@ import ase.io
 import numpy as np
 import pytest
 import yaml
-from run_comparison import same_answers
+from faults.comparison import compare
 from typer.testing import CliRunner
 
 import particlegen
@@ -20,7 +18,7 @@ from particlegen.cli import app
 from particlegen.estimate import Estimate, ReweightedFreeEnergy
 from particlegen.flow.coupling import CouplingSettings
 from particlegen.settings import InputError
-from particlegen.workflow import Interrupted, Resources, plan
+from particlegen.workflow import Resources, plan
 from particlegen.workflow.isomers.criteria import missed_criteria
 from particlegen.workflow.isomers.schema import IsomerStop
 from particlegen.workflow.resources import ProcessSettings
@@ -28,10 +26,6 @@ from particlegen.workflow.resources import ProcessSettings
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "workflows" / "tiny_isomers.yaml"
 
-ARRAYS = {
-    "production": ("position", "energy", "chain", "isomer", "log_q"),
-    "generated": ("position", "energy", "isomer", "log_q", "log_q_error", "log_weight", "failed"),
-}
 PAIR = "bipyramid-octahedron"
 
 
@@ -42,10 +36,6 @@ def call(*arguments):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     return particlegen.run(TINY, out=tmp_path_factory.mktemp("isomers") / "run")
-
-
-def same(one, other):
-    same_answers(one, other, ARRAYS)
 
 
 def test_the_answers_are_as_designed(finished):
@@ -180,30 +170,14 @@ def test_the_command_line_ends_as_the_criteria_say(tmp_path):
     assert f"report: {folder / 'report.html'}" in result.output and (folder / "report.html").is_file()
 
 
-@pytest.mark.parametrize("stage", ["minima", "adaptation", "production"])
-def test_an_interrupted_run_resumes_to_the_same_answer(finished, tmp_path, stage):
-    sent = []
-
-    def interrupt(event):
-        if event.stage == stage and event.kind == "progress" and not sent:
-            sent.append(event)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        particlegen.run(TINY, out=tmp_path / "run", listener=interrupt)
-    assert isinstance(caught.value, Interrupted) and "resume" in str(caught.value)
-    states = {one.name: one.state for one in particlegen.open_run(tmp_path / "run").status()}
-    assert states[stage] == "running" and states["report"] == "waiting"
-    same(particlegen.resume(tmp_path / "run"), finished)
-
-
 @pytest.mark.slow
 def test_an_engine_in_tasks_gives_the_same_answer_with_any_workers(tmp_path):
     """ASE's effective-medium theory, its labels kept; every one is paid for once."""
     settings = {"system": {"card": "ag6_emt", "temperature": 300.0}, "energy": {"chunk": 2, "keep_labels": True}}
     inline = particlegen.run(TINY, out=tmp_path / "inline", set=settings)
     two = Resources(executor=ProcessSettings(kind="process", workers=2))
-    same(inline, particlegen.run(TINY, out=tmp_path / "two", set=settings, resources=two))
+    particlegen.run(TINY, out=tmp_path / "two", set=settings, resources=two)
+    compare(tmp_path / "two", tmp_path / "inline")
     assert inline.folder.labels_file.is_file()
     found = inline.results["delta_free_energy"][PAIR]
     assert found["unit"] == "eV"

@@ -1,13 +1,10 @@
 """Glass workflows that sample with noise: runs, resumption, weights to share, what is refused."""
 
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from run_comparison import answer
 
 import particlegen
 from particlegen.settings import InputError
@@ -31,21 +28,6 @@ def test_a_run_with_noise_weighs_its_paths(finished):
     )
     assert np.array_equal(flow.read("reference", "energy"), finished.read("reference", "energy"))
     assert not np.array_equal(flow.positions(), finished.positions())
-
-
-def test_an_interrupted_run_with_noise_resumes_to_the_same_answer(finished, tmp_path):
-    sent = []
-
-    def interrupt(event):
-        if event.stage == "generation" and event.kind == "progress" and not sent:
-            sent.append(event)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        particlegen.run(TINY, out=tmp_path / "run", listener=interrupt, set=NOISY)
-    resumed = particlegen.resume(tmp_path / "run")
-    assert answer(resumed) == answer(finished)
-    assert np.array_equal(resumed.positions(), finished.positions())
 
 
 def test_weights_with_a_denoiser_are_shared_for_their_own_noise(finished, tmp_path):

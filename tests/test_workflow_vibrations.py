@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_comparison import same_answers
+from faults.comparison import compare
 
 import particlegen
 from particlegen.workflow import Interrupted, plan
@@ -62,4 +62,4 @@ def test_an_interrupted_stage_resumes_to_the_same_answer(finished, tmp_path):
         particlegen.run(TINY, out=tmp_path / "run", set=SETTINGS, listener=interrupt)
     states = {stage.name: stage for stage in particlegen.open_run(tmp_path / "run").status()}
     assert (states["vibrations"].state, states["vibrations"].done, states["vibrations"].total) == ("running", 1.0, 2.0)
-    same_answers(particlegen.resume(tmp_path / "run"), finished, {})
+    compare(particlegen.resume(tmp_path / "run").folder.path, finished.folder.path)

@@ -109,15 +109,17 @@ def save_checkpoint(
     atomic.write_bytes(path.with_suffix(".safetensors"), content)
     atomic.write_text(path, json.dumps(card, indent=1) + "\n")
     for old in _found(directory, stage)[keep:]:
-        # The JSON file goes first: without it the tensors do not count.
         old.unlink(missing_ok=True)
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    # Without their JSON file tensors do not count: those of the old ones, and what a kill left between the two.
+    for tensors_file in _found(directory, stage, ".safetensors"):
+        if not tensors_file.with_suffix(".json").exists():
+            tensors_file.unlink(missing_ok=True)
     return path
 
 
-def _found(directory: Path, stage: str) -> list[Path]:
+def _found(directory: Path, stage: str, suffix: str = ".json") -> list[Path]:
     """Checkpoints of a stage, newest first."""
-    files = [path for path in directory.glob(f"{stage}-*.json") if CHECKPOINT.fullmatch(path.stem[len(stage) + 1 :])]
+    files = [path for path in directory.glob(f"{stage}-*{suffix}") if CHECKPOINT.fullmatch(path.stem[len(stage) + 1 :])]
     return sorted(files, key=lambda path: int(path.stem[len(stage) + 1 :]), reverse=True)
 
 

@@ -147,6 +147,10 @@ class ProcessExecutor(Executor):
             else:
                 os.environ[name] = value
 
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        """After an error or an interrupt nobody waits for what is left: workers are ended in the middle of it."""
+        self.shutdown(cancel_futures=kind is not None)
+
 
 def _ended(waiting: set[Future], future: Future) -> None:
     """A pool that breaks fails the tasks that it was handing out; those behind them would wait for ever."""

@@ -24,6 +24,9 @@ __all__ = ["Journal", "RunFolder", "next_run_folder", "plain_name"]
 LONGEST_LINE = 2**20
 """Bytes of a line of the journal that is read; those that are written have some hundred."""
 
+FIRST_FILES = {"events.jsonl", "manifest.json", ".partial-manifest.json", ".partial-workflow.yaml"}
+"""What is in a folder before `workflow.yaml`, which makes it a run."""
+
 
 class RunFolder:
     """Paths and files of one run; see the docs for what each file holds.
@@ -37,22 +40,37 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
-        """A new run folder; an empty one may exist.
+        """A new run folder; an empty one may exist, or what a start left that was killed before there was a run.
 
         Raises:
             InputError: the folder holds something already, or cannot be made; nothing in it is touched.
         """
         try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                what = "a run" if (path / "workflow.yaml").exists() else "files"
-                raise InputError(
-                    f"output folder {path} already holds {what}; choose another with --out, "
-                    + (f"or continue it: particlegen resume {path}" if what == "a run" else "or empty it first")
-                )
+            folder = cls(path)
+            if path.exists() and (not path.is_dir() or not (folder.half_made or folder.empty)):
+                raise folder.occupied()
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise InputError(f"output folder {path} cannot be made: {error.strerror}") from None
-        return cls(path)
+        return folder
+
+    @property
+    def empty(self) -> bool:
+        return not any(self.path.iterdir())
+
+    @property
+    def half_made(self) -> bool:
+        """Whether a start of a run ended here before its last step, `workflow.yaml`; no event was written yet."""
+        names = {entry.name for entry in self.path.iterdir()}
+        return self.events_file.name in names <= FIRST_FILES and not self.events_file.stat().st_size
+
+    def occupied(self) -> InputError:
+        """That another run or other files are here."""
+        what = "a run" if self.workflow_file.exists() else "files"
+        return InputError(
+            f"output folder {self.path} already holds {what}; choose another with --out, "
+            + (f"or continue it: particlegen resume {self.path}" if what == "a run" else "or empty it first")
+        )
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
@@ -64,6 +82,11 @@ class RunFolder:
         folder = cls(Path(path))
         if not folder.path.is_dir():
             raise InputError(f"{path}: no such folder; expected a run folder, as `particlegen run` makes it")
+        if folder.half_made:
+            raise InputError(
+                f"{path}: no run folder yet: its start was cut off before anything was computed; begin again with the "
+                f"same particlegen run, and --out {path}"
+            )
         missing = [file.name for file in (folder.workflow_file, folder.manifest_file) if not file.is_file()]
         if missing:
             raise InputError(f"{path}: no run folder: {' and '.join(missing)} missing")
@@ -107,6 +130,15 @@ class RunFolder:
     @property
     def store(self) -> RunStore:
         return RunStore(self.path)
+
+    def remove_partials(self) -> None:
+        """Remove what a kill left beside a file that it was writing. Only for whoever holds the journal.
+
+        Files at the top of the folder have one name each, so that the next attempt overwrites what is left of them.
+        """
+        for folder in (self.checkpoints, *(self.path / "segments").glob("*")):
+            for path in folder.glob(".partial-*"):
+                path.unlink(missing_ok=True)
 
     def read_json(self, file: Path) -> dict[str, Any]:
         """A JSON object of this run.

@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
-from particlegen.energy import Cached, Counted, EnergyProvider, LabelStore, Ledger, LedgerEntry
+from particlegen.energy import Cached, Counted, EnergyProvider, EnergyResult, LabelStore, Ledger, LedgerEntry
+from particlegen.energy.provider import Wrapper
 from particlegen.events import Event, EventSink
+from particlegen.geometry import Positions
 from particlegen.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from particlegen.io.store import RunStore
 from particlegen.tasks import TaskLimits
@@ -53,6 +55,22 @@ def stop_on_signals() -> Iterator[StopSignal]:
             signal.signal(number, handler)
 
 
+class _Stoppable(Wrapper):
+    """An engine whose answers are stored as they come: a signal may end the run before any call, and loses none."""
+
+    def __init__(self, provider: EnergyProvider, check: Callable[[], None]):
+        super().__init__(provider)
+        self._check = check
+
+    @property
+    def differentiable(self) -> bool:
+        return self._provider.differentiable
+
+    def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
+        self._check()
+        return self._provider.evaluate(positions, want)
+
+
 @dataclass(kw_only=True)
 class Job:
     """One session of a run; a kind of workflow opens its engine in `__post_init__`.
@@ -68,6 +86,7 @@ class Job:
         executor: does the tasks, such as those of the reference chains.
         limits: attempts and seconds of a task.
         slots: tasks that run at a time.
+        checkpoint_seconds: see `due`.
         relative_to: the folder that a user's own cards are cited from.
         provider: the engine that answers energies.
         labels: where its answers are kept, if they are.
@@ -83,10 +102,12 @@ class Job:
     executor: Executor
     limits: TaskLimits
     slots: int
+    checkpoint_seconds: float
     relative_to: Path
     provider: EnergyProvider = field(init=False)
     labels: LabelStore | None = field(init=False)
     _mark: float = field(default_factory=time.perf_counter)
+    _saved: float = field(default_factory=time.monotonic)
     _ledger: Ledger = field(default_factory=Ledger)
 
     @property
@@ -103,10 +124,14 @@ class Job:
 
     def energies(self, stage: str) -> EnergyProvider:
         """The engine, counted for a stage, its answers kept if the workflow says so."""
-        counted = self.counted(self.provider, stage)
         if self.labels is None:
-            return counted
-        return Cached(counted, self.labels, chunk=self.workflow.energy.chunk * self.slots)
+            return self.counted(self.provider, stage)
+        return self.stored(self.provider, stage, self.labels)
+
+    def stored(self, provider: EnergyProvider, stage: str, store: LabelStore) -> Cached:
+        """A provider, counted for a stage, whose answers are kept; a signal may end the run between two calls."""
+        stoppable = _Stoppable(provider, lambda: self.check(stage))
+        return Cached(self.counted(stoppable, stage), store, chunk=self.workflow.energy.chunk * self.slots)
 
     def counted(self, provider: EnergyProvider, stage: str) -> Counted:
         """A provider with what a stage really asks of it counted for `spent`."""
@@ -132,3 +157,9 @@ class Job:
 
     def save(self, stage: str, step: int, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
         save_checkpoint(self.folder.checkpoints, stage, step, dict(tensors), dict(metadata), keep=2)
+        self._saved = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether a stage that may be cut anywhere saves what it has: a signal came, or the last checkpoint is
+        `checkpoint_seconds` old."""
+        return self.stop.requested or time.monotonic() - self._saved >= self.checkpoint_seconds

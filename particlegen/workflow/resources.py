@@ -200,11 +200,14 @@ class Resources(Section):
         device: where networks run; `auto` takes a CUDA device if there is one.
         threads: threads of torch in the process of the run; null leaves torch's own choice.
         executor: who does the tasks; null: as many processes as `reference.workers` says.
+        checkpoint_seconds: between two checkpoints of work that may be cut anywhere (training, quenches, log-densities
+            of held-out frames): what a kill can cost of it. All else is on disk as soon as it is there.
     """
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     threads: int | None = Field(default=None, ge=1, le=1024)
     executor: ExecutorSection | None = None
+    checkpoint_seconds: float = Field(default=20.0, ge=0.0, le=86_400.0)
 
     def executor_for(self, workers: int) -> ExecutorSection:
         """`executor`, or the one that a workflow asks for with its own number of workers."""

@@ -16,7 +16,7 @@ from particlegen.settings import InputError, RunError
 from particlegen.workflow.base import WorkflowBase
 from particlegen.workflow.executors import check_executor, open_executor
 from particlegen.workflow.folder import Journal, RunFolder, next_run_folder
-from particlegen.workflow.job import stop_on_signals
+from particlegen.workflow.job import StopSignal, stop_on_signals
 from particlegen.workflow.kind import Kind, Provenance
 from particlegen.workflow.kinds import KINDS, open_run
 from particlegen.workflow.manifest import build_manifest, check_manifest
@@ -136,19 +136,17 @@ def _begin(
     """Run into a fresh folder."""
     provenance, origin = prepared.provenance(), prepared.origin()
     machine, device = prepare_machine(resources)
-    with _failures_explained(Path(out) if out is not None else Path("runs")):
-        folder = RunFolder.create(Path(out) if out is not None else next_run_folder(prepared.name))
-        try:
-            atomic.write_text(folder.workflow_file, canonical_yaml(prepared.workflow))
-            manifest = build_manifest(
-                prepared.workflow, provenance, origin, prepared.relative_to, prepared.name, str(device)
-            )
+    manifest = build_manifest(prepared.workflow, provenance, origin, prepared.relative_to, prepared.name, str(device))
+    path = Path(out) if out is not None else next_run_folder(prepared.name)
+    with _failures_explained(path), stop_on_signals() as stop:
+        folder = RunFolder.create(path)
+        with Journal(folder) as journal:
+            if folder.workflow_file.exists():  # another process was faster
+                raise folder.occupied()
+            # The workflow comes last: with it this is a run. Without it, the same command begins here again.
             folder.write_json(folder.manifest_file, manifest)
-        except BaseException:
-            # A folder without both is no run: leave it empty, so that the same command works once there is space.
-            folder.workflow_file.unlink(missing_ok=True)
-            raise
-    return _execute(folder, prepared, machine, device, listener)
+            atomic.write_text(folder.workflow_file, canonical_yaml(prepared.workflow))
+            return _execute(folder, prepared, machine, device, listener, journal, stop)
 
 
 def resume(folder: str | Path, resources: str | Path | Resources | None = None, listener: EventSink = ignore) -> Run:
@@ -165,22 +163,25 @@ def resume(folder: str | Path, resources: str | Path | Resources | None = None, 
     check_manifest(opened.manifest, workflow, provenance, opened.folder.path)
     machine, device = prepare_machine(resources)
     prepared = Prepared(workflow, kind, built, opened.relative_to, str(opened.manifest["name"]))
-    return _execute(opened.folder, prepared, machine, device, listener)
+    with _failures_explained(opened.folder.path), stop_on_signals() as stop, Journal(opened.folder) as journal:
+        opened.folder.remove_partials()
+        return _execute(opened.folder, prepared, machine, device, listener, journal, stop)
 
 
 def _execute(
-    folder: RunFolder, prepared: Prepared, resources: Resources, device: torch.device, listener: EventSink
+    folder: RunFolder,
+    prepared: Prepared,
+    resources: Resources,
+    device: torch.device,
+    listener: EventSink,
+    journal: Journal,
+    stop: StopSignal,
 ) -> Run:
     keep_freed_memory()
     if resources.threads is not None:
         torch.set_num_threads(resources.threads)
     kind, tasks = prepared.kind, resources.executor_for(prepared.kind.workers(prepared.workflow))
-    with (
-        _failures_explained(folder.path),
-        Journal(folder) as journal,
-        stop_on_signals() as stop,
-        open_executor(tasks, folder.path / "workers") as executor,
-    ):
+    with open_executor(tasks, folder.path / "workers") as executor:
         job = kind.job(
             workflow=prepared.workflow,
             folder=folder,
@@ -192,6 +193,7 @@ def _execute(
             executor=executor,
             limits=tasks.limits,
             slots=tasks.slots,
+            checkpoint_seconds=resources.checkpoint_seconds,
             relative_to=prepared.relative_to,
         )
         for name, stage in kind.stages.items():

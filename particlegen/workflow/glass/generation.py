@@ -87,17 +87,17 @@ def _progress(job: GlassJob, done: int, total: int, start: float, done_before: i
 def _score_held_out(job: GlassJob, flow: ODEFlow | PathFlow) -> None:
     """log q of held-out frames, in the generation chunk's size; kept as a checkpoint beside the others."""
     pairs = list(held_out_frames(job.workflow, job.store)) if job.workflow.estimates.held_out > 0 else []
-    log_q, errors = [], []
-    for start in range(0, len(pairs), job.workflow.generation.chunk):
+    saved, nothing = job.load(HELD_OUT), torch.zeros(0, dtype=torch.float64)
+    tensors = dict(saved.tensors) if saved else {"log_q": nothing, "log_q_error": nothing}
+    tensors["energy"] = torch.tensor([energy for _, energy in pairs], dtype=torch.float64)
+    for start in range(len(tensors["log_q"]), len(pairs), job.workflow.generation.chunk):
         batch = np.stack([x for x, _ in pairs[start : start + job.workflow.generation.chunk]])
         probes = torch_stream(job.workflow.seed, HELD_OUT, start, device=job.device)
         scored = flow.log_prob(torch.from_numpy(batch).to(job.device), probes)
-        log_q.append(scored[0].cpu().double())
-        errors.append(scored[1].cpu().double())
-        job.check(STAGE)
-    tensors = {
-        "energy": torch.tensor([energy for _, energy in pairs], dtype=torch.float64),
-        "log_q": torch.cat(log_q) if log_q else torch.zeros(0, dtype=torch.float64),
-        "log_q_error": torch.cat(errors) if errors else torch.zeros(0, dtype=torch.float64),
-    }
-    job.save(HELD_OUT, 1, tensors, {"complete": True})
+        for name, column in zip(("log_q", "log_q_error"), scored, strict=True):
+            tensors[name] = torch.cat([tensors[name], column.cpu().double()])
+        done = len(tensors["log_q"])
+        if done < len(pairs) and job.due():
+            job.save(HELD_OUT, done, tensors, {"complete": False})
+            job.check(STAGE)
+    job.save(HELD_OUT, len(pairs), tensors, {"complete": True})

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,6 @@ __all__ = [
 
 STAGE = "training"
 _NOISE = ("noise", "noise_amplitude")
-SAVE_EVERY = 20.0
-"""Seconds between checkpoints: what a kill can cost."""
 
 
 def system_hash(built: BuiltSystem) -> str:
@@ -171,7 +168,6 @@ def run_training(job: GlassJob) -> None:
                 "be that of another version of particlegen: go on with that version, or start a new run"
             ) from error
     job.emit(Event("started", STAGE, f"{sum(p.numel() for p in network.parameters()):,} parameters"))
-    last = time.monotonic()
     for progress in trainer.run():
         fields = {
             "done": progress.step,
@@ -181,12 +177,11 @@ def run_training(job: GlassJob) -> None:
             "validation_loss": progress.validation_loss,
         }
         job.emit(Event("progress", STAGE, f"loss {progress.loss:.4f}", fields))
-        if progress.done or job.stop.requested or time.monotonic() - last > SAVE_EVERY:
+        if progress.done or job.due():
             tensors, state = trainer.state()
             job.save(STAGE, progress.step, tensors, state)
-            last = time.monotonic()
-        if not progress.done:
-            job.check(STAGE)
+            if not progress.done:
+                job.check(STAGE)
     save_weights(job.folder.weights_file, trainer.ema_weights(), metadata)
     job.emit(Event("finished", STAGE, "trained"))
 

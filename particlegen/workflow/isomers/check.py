@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from particlegen import estimate
-from particlegen.energy import Cached, EnergyProvider, LabelStore
+from particlegen.energy import EnergyProvider, LabelStore
 from particlegen.estimate import Estimate, ReweightedFreeEnergy
 from particlegen.events import Event
 from particlegen.units import energy_unit
@@ -72,8 +72,7 @@ def _other(job: IsomerJob) -> EnergyProvider:
     """The check engine, counted; its answers are kept whether or not the run keeps those of its own engine."""
     recipe = engine_recipe(job.built.system, _card(job), None, job.relative_to)
     store = job.labels or LabelStore(job.folder.labels_file)
-    counted = job.counted(job.shared(recipe), CHECK)
-    return Cached(counted, store, chunk=job.workflow.energy.chunk * job.slots)
+    return job.stored(job.shared(recipe), CHECK, store)
 
 
 def _shift(job: IsomerJob, name: str) -> ReweightedFreeEnergy | None:

@@ -10,12 +10,13 @@ from torch import Tensor
 from particlegen.energy import Counted, Ledger
 from particlegen.estimate import flow_free_energy
 from particlegen.events import Event
+from particlegen.io.checkpoint import Checkpoint
 from particlegen.isomers import Basins, optimise
 from particlegen.sampling.independence import LabelledFlows
 from particlegen.settings import RunError
 from particlegen.workflow.isomers.job import PRODUCTION, IsomerJob, weighed
 
-__all__ = ["AUDIT", "CHAINS", "DRAWS", "MIXTURE", "run_production", "spread_states"]
+__all__ = ["AUDIT", "CHAINS", "DRAWS", "MIXTURE", "audited", "run_production", "spread_states"]
 
 CHAINS, DRAWS = "production", "generated"
 """Ensembles of the run store: states of the chains, draws of the flows."""
@@ -36,7 +37,7 @@ SAME = 0.02
 def run_production(job: IsomerJob) -> None:
     """What is still missing of: chains of each isomer, draws of each flow, chains between isomers, quenches."""
     settings, isomers = job.workflow.production, job.built.isomers
-    if job.load(AUDIT) is not None:
+    if audited(job.load(AUDIT)):
         return
     job.emit(Event("started", PRODUCTION, f"{settings.samples} states and {settings.draws} draws of each isomer"))
     _chains(job)
@@ -171,20 +172,29 @@ def _audit(job: IsomerJob) -> None:
     minima = torch.stack([minimum.frame.reference for minimum in job.minima])
     mean = float(torch.cdist(minima, minima).sum() / (len(minima) * minima.shape[1] * (minima.shape[1] - 1)))
     ends = Basins(minima, job.built.system.species, SAME * mean)
-    counts = torch.zeros(len(isomers), len(isomers) + 1, dtype=torch.int64)
-    ledger = Ledger()
-    asked = 0
-    for index in range(len(isomers)):
+    quenches, saved = job.workflow.production.quenches, job.load(AUDIT)
+    states = [(index, x) for index in range(len(isomers)) for x in spread_states(job, index, quenches)]
+    counts = saved.tensors["counts"] if saved else torch.zeros(len(isomers), len(isomers) + 1, dtype=torch.int64)
+    done, calls = (saved.step, saved.metadata["calls"]) if saved else (0, 0)
+    for number, (index, x) in enumerate(states[done:], start=done + 1):
+        ledger = Ledger()
         provider = Counted(job.sampled(index, PRODUCTION), ledger, AUDIT)
-        for x in spread_states(job, index, job.workflow.production.quenches):
-            try:
-                quenched, _ = optimise(provider, x, QUENCHED[units])
-            except RunError:
-                counts[index, -1] += 1
-                continue
+        try:
+            quenched, _ = optimise(provider, x, QUENCHED[units])
+        except RunError:
+            counts[index, -1] += 1
+        else:
             counts[index, int(ends.assign(quenched[None])[0])] += 1
-        asked += ledger.take(AUDIT)[provider.name].calls
-    job.save(AUDIT, 1, {"counts": counts}, {"calls": asked})
+        calls += ledger.total_calls(provider.name)
+        if number < len(states) and job.due():
+            job.save(AUDIT, number, {"counts": counts}, {"calls": calls, "complete": False})
+            job.check(PRODUCTION)
+    job.save(AUDIT, len(states), {"counts": counts}, {"calls": calls, "complete": True})
+
+
+def audited(saved: Checkpoint | None) -> bool:
+    """Whether a checkpoint `AUDIT` is the last one; earlier versions wrote no other."""
+    return saved is not None and saved.metadata.get("complete", True)
 
 
 def spread_states(job: IsomerJob, index: int, count: int) -> Iterator[Tensor]:

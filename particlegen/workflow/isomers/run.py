@@ -12,7 +12,7 @@ from particlegen.settings import InputError
 from particlegen.system import ParticleSystem
 from particlegen.workflow.isomers.adaptation import adaptation_finished
 from particlegen.workflow.isomers.job import ADAPTATION, VIBRATIONS
-from particlegen.workflow.isomers.production import AUDIT
+from particlegen.workflow.isomers.production import AUDIT, audited
 from particlegen.workflow.isomers.schema import IsomerWorkflow
 from particlegen.workflow.isomers.surrogate import frozen_potentials
 from particlegen.workflow.isomers.vibrations import units_of_vibrations
@@ -94,7 +94,7 @@ class IsomerRun(Run):
         corrected = float(isomers * (1 + settings.correction.decisions))
         vibrations = units_of_vibrations(settings, isomers)
         # The last part of production, the quenches, follows the last state.
-        produced = finished or self.checkpoint(AUDIT) is not None
+        produced = finished or audited(self.checkpoint(AUDIT))
         return [
             self._counted("minima", float(isomers)),
             StageStatus("adaptation", _state(adapted, settled), adapted, units),

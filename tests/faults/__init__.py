@@ -1,0 +1,1 @@
+"""What may go wrong, done on purpose; nothing may be lost."""
