@@ -1,5 +1,8 @@
 """The command line: `particlegen --help`."""
 
+import sys
+from io import TextIOWrapper
+
 import typer
 
 from particlegen.cli import catalogues, inspection, labels, runs
@@ -22,4 +25,7 @@ catalogues.register(app)
 
 def main() -> None:
     """Entry point of the `particlegen` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that knows no ± or β gets a question mark, not a traceback
+            stream.reconfigure(errors="replace")
     app()

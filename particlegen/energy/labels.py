@@ -57,7 +57,7 @@ _ANSWER = ("positions", "energy", "forces", "virial", "reason", "iterations", "s
 _COLUMNS = ("settings", "geometry", "system", *_ANSWER)
 _SELECT = (
     f"SELECT labels.rowid, {', '.join(f'labels.{name}' for name in _COLUMNS)}, systems.content "
-    "FROM labels JOIN systems ON labels.system = systems.hash "
+    "FROM labels LEFT JOIN systems ON labels.system = systems.hash "
 )
 _WRITE = (
     f"INSERT INTO labels ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
@@ -218,9 +218,9 @@ class LabelStore:
             return InputError(f"{self.path}: cannot be opened for writing ({error}); check file, folder, permissions")
         if code == sqlite3.SQLITE_NOTADB:
             return InputError(f"{self.path}: is no label store ({error}); give another path, or move the file away")
-        if code == sqlite3.SQLITE_CORRUPT or isinstance(error, sqlite3.OperationalError | sqlite3.DataError):
-            return self._damaged(str(error))
-        return error
+        if isinstance(error, sqlite3.IntegrityError):
+            return error
+        return self._damaged(str(error))  # corrupt pages, text that is none, tables or columns that are gone
 
     def _damaged(self, what: str) -> InputError:
         return InputError(
@@ -246,7 +246,7 @@ class LabelStore:
         held = [text for (text,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
         if sorted(held) != sorted(_TABLES):
             raise self._damaged("its tables are not those of a label store")
-        (sound,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        (sound,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if sound != "ok":
             raise self._damaged(sound)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from particlegen.geometry import Positions
 from particlegen.system import ParticleSystem
 
-__all__ = ["Counted", "EnergyProvider", "EnergyResult", "Ledger", "LedgerEntry", "Wrapper", "check_request"]
+__all__ = ["Counted", "EnergyProvider", "EnergyResult", "Ledger", "LedgerEntry", "Wrapper", "check_request", "vetted"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,57 @@ def check_request(
     unknown = sorted(set(want) - {"energy", *offered})
     if unknown:
         raise ValueError(f"cannot evaluate {unknown}: expected {', '.join(('energy', *offered))}")
+
+
+def vetted(found: Any, positions: Tensor, want: Sequence[str]) -> EnergyResult:
+    """What an engine answered, held to the contract: what cannot be used is a failed item with a reason.
+
+    Every item fails where a part is missing or has another shape than it should; a single one where its energy is −∞,
+    or a number that was asked for is NaN. Failed items hold NaN alone. A sound answer is returned as it is.
+
+    Args:
+        found: of `evaluate`, whatever it is.
+        positions, want: what was asked.
+    """
+    n = len(positions)
+    shapes = {"energy": (n,), "forces": tuple(positions.shape), "virial": (n,)}
+    shapes = {name: shape for name, shape in shapes.items() if name == "energy" or name in want}
+    for name, shape in (shapes | {"ok": (n,)}).items():
+        part = getattr(found, name, None)
+        if not isinstance(part, Tensor) or tuple(part.shape) != shape:
+            what = f"{name} of shape {tuple(part.shape)}" if isinstance(part, Tensor) else f"no tensor for {name}"
+            return _all_failed(positions, want, f"the engine answered with {what}, expected shape {shape}")
+    told = tuple(getattr(found, "reasons", None) or ())
+    if len(told) != n:
+        return _all_failed(positions, want, f"the engine answered with {len(told)} reasons, expected {n}")
+    ok, unusable = found.ok.bool(), found.energy.isneginf()
+    for name in shapes:
+        nan = getattr(found, name).isnan()
+        unusable = unusable | (nan.flatten(1).any(1) if nan.ndim > 1 else nan)
+    bad = ~ok | unusable
+    if not bad.any():
+        return found
+    why = ["the energy or what else was asked for is not a number" if one else "no reason given" for one in ok.tolist()]
+    return EnergyResult(
+        energy=found.energy.masked_fill(bad, torch.nan),
+        forces=found.forces.masked_fill(bad[:, None, None], torch.nan) if "forces" in want else None,
+        virial=found.virial.masked_fill(bad, torch.nan) if "virial" in want else None,
+        ok=~bad,
+        reasons=tuple((told[k] or why[k]) if one else None for k, one in enumerate(bad.tolist())),
+        iterations=getattr(found, "iterations", None),
+    )
+
+
+def _all_failed(positions: Tensor, want: Sequence[str], reason: str) -> EnergyResult:
+    nothing = torch.full_like(positions, torch.nan, dtype=torch.float64, requires_grad=False)
+    column = nothing.new_full((len(positions),), torch.nan)
+    return EnergyResult(
+        energy=column,
+        forces=nothing if "forces" in want else None,
+        virial=column if "virial" in want else None,
+        ok=torch.zeros(len(positions), dtype=torch.bool, device=positions.device),
+        reasons=(reason,) * len(positions),
+    )
 
 
 @dataclass(frozen=True)
@@ -149,7 +200,9 @@ class Wrapper:
 
 
 class Counted(Wrapper):
-    """A provider that writes every call of the provider it wraps into a ledger.
+    """A provider that writes every call of the provider it wraps into a ledger, and passes on sound answers alone.
+
+    What does not keep the contract (NaN without a word, arrays of another shape) is passed on as failed, see `vetted`.
 
     With a label store the order is `Cached(Counted(engine, ledger, stage), store)`: calls that are paid for, and
     answers from the store apart from them.
@@ -169,7 +222,7 @@ class Counted(Wrapper):
 
     def evaluate(self, positions: Positions, want: Sequence[str] = ("energy",)) -> EnergyResult:
         start = time.perf_counter()
-        result = self._provider.evaluate(positions, want)
+        result = vetted(self._provider.evaluate(positions, want), positions, want)
         seconds, failures = time.perf_counter() - start, int((~result.ok).sum())
         self._ledger.add(self.name, self._stage, LedgerEntry(len(positions), seconds, failures))
         return result

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from particlegen.settings import RunError
 
-__all__ = ["failures_named", "write_bytes", "write_text", "writing"]
+__all__ = ["NO_SPACE", "aside", "failures_named", "write_bytes", "write_text", "writing"]
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -20,7 +20,7 @@ def failures_named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in NO_SPACE:
-            text = f"no space left while writing {path}; free some space, then resume: what was finished is kept"
+            text = f"no space left while writing {path}; free some space, what was finished is kept"
         else:
             text = f"{path}: cannot be written ({error.strerror or error}); check the folder and its permissions"
         raise RunError(text) from error
@@ -34,6 +34,11 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def aside(path: Path) -> Path:
+    """Where `writing` writes before the file gets its name: always the same, and with the same suffix."""
+    return path.with_name(f".partial-{path.name}")
+
+
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
     """A file beside `path` to write to; it replaces `path` when the block ends, and is removed when the block fails.
@@ -45,28 +50,31 @@ def writing(path: str | Path) -> Iterator[Path]:
         RunError: the disk is full or the folder cannot be written to; `path` is as it was.
     """
     path = Path(path)
-    aside = path.with_name(f".partial-{path.name}")
+    beside = aside(path)
     with failures_named(path):
         try:
             # A link of that name, in a folder that came from elsewhere, would be followed to what it points at.
-            aside.unlink(missing_ok=True)
-            yield aside
-            with aside.open("rb+") as file:
+            beside.unlink(missing_ok=True)
+            yield beside
+            with beside.open("rb+") as file:
                 os.fsync(file.fileno())
-            aside.replace(path)
+            beside.replace(path)
             _flush_folder(path.parent)
         except BaseException:
             with suppress(OSError):
-                aside.unlink(missing_ok=True)
+                beside.unlink(missing_ok=True)
             raise
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file atomically. Raises RunError as `writing`."""
-    with writing(path) as aside:
-        aside.write_bytes(content)
+    with writing(path) as beside:
+        beside.write_bytes(content)
 
 
 def write_text(path: str | Path, content: str) -> None:
-    """Write a UTF-8 text atomically. Raises RunError as `writing`."""
-    write_bytes(path, content.encode("utf-8"))
+    """Write a UTF-8 text atomically. Raises RunError as `writing`.
+
+    Names of files that the locale could not decode, of which Python makes surrogates, become the bytes that they were.
+    """
+    write_bytes(path, content.encode("utf-8", "surrogateescape"))

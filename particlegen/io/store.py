@@ -52,7 +52,9 @@ def _opened(path: Path) -> Iterator[Any]:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
-        raise RunError(f"{path}: damaged ({error}); restore it, or run this stage again in a new folder") from error
+        raise RunError(
+            f"{path}: damaged ({error}); restore it, or remove it and resume: what it held is made again"
+        ) from error
 
 
 def _within(group: Any, name: str) -> Any:
@@ -213,6 +215,10 @@ class RunStore:
         """Chunk numbers that are stored, consolidated or not, in order."""
         chunks, _ = self._consolidated(ensemble)
         return [*range(chunks), *sorted(self._loose(ensemble, chunks))]
+
+    def consolidated(self, ensemble: str) -> int:
+        """Number of chunks that `data.h5` holds."""
+        return self._consolidated(ensemble)[0]
 
     def length(self, ensemble: str) -> int:
         """Number of frames stored; 0 for an ensemble that has not begun."""

@@ -25,13 +25,14 @@ from particlegen.energy import (
     learned_errors,
     train_potential,
 )
+from particlegen.energy.failures import check_failures
 from particlegen.geometry import Positions
 from particlegen.learning.selection import LabelRequest, requests_for, select, sorted_inverse_distances, stacked
 from particlegen.learning.settings import LabelSettings
 from particlegen.settings import InputError, RunError
 from particlegen.streams import stream_seed
 
-__all__ = ["Learner", "LearningRound", "PotentialChoice", "check_failures"]
+__all__ = ["Learner", "LearningRound", "PotentialChoice"]
 
 PotentialChoice = Annotated[KernelSettings | LearnedSettings, Field(discriminator="kind")]
 """A section that says which kind of potential is learned."""
@@ -53,26 +54,6 @@ class LearningRound:
     asked: int
     failed: int
     errors: dict[str, LearnedErrors]
-
-
-def check_failures(name: str, asked: int, failed: int, most: float, first: str) -> None:
-    """End the run where too large a share of an engine's calls failed.
-
-    Args:
-        name: of the engine.
-        asked: calls so far.
-        failed: those without an energy.
-        most: share that may fail.
-        first: reason of the first failure.
-
-    Raises:
-        RunError: more failed.
-    """
-    if failed > most * asked:
-        raise RunError(
-            f"{failed} of {asked} calls of {name} failed, more than {most:.0%}; the first: {first}; labels so far are "
-            "kept: mend the engine or its card, then resume"
-        )
 
 
 class Learner:
@@ -220,7 +201,7 @@ class Learner:
                         errors[isomer] = learned_errors(self._potentials[isomer], lessons)
                     self._lessons[isomer] = _joined(self._lessons.get(isomer), lessons)
                 self._labels[isomer] = _joined(self._labels.get(isomer), fresh)
-        check_failures(self.target.name, self.asked, self.failed, self.settings.most_failures, self._first_failure)
+        check_failures(self.target.name, self.asked, self.failed, self._first_failure, self.settings.most_failures)
         return LearningRound(len(requests), failed, errors)
 
     def retrain(self) -> dict[str, LearnedErrors | None]:

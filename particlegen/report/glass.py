@@ -26,6 +26,7 @@ ROWS = (
     ("generated.pareto_k", "Pareto k of the weights"),
     ("generated.discard_fraction", "Discard fraction of raw samples"),
     ("generated.stuck", "Share of trajectories that the solver gave up"),
+    ("generated.failed", "Share of samples that the engine gave no energy"),
     ("generated.log_q_error", "Error of log q by the solver"),
     ("reference.r_hat", "R-hat of the reference chains"),
     ("reference.statistical_inefficiency", "Statistical inefficiency of the reference"),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from particlegen.energy.failures import MOST_FAILURES
 from particlegen.energy.provider import EnergyProvider
 from particlegen.events import Event, EventSink, ignore
 from particlegen.geometry import Positions
@@ -23,8 +24,6 @@ __all__ = ["sample_hamiltonian"]
 
 _HOTTEST = 10.0
 _TUNINGS = 24
-_MOST_FAILURES = 0.5
-"""A larger share of trajectories without an energy in one block ends the run: the engine is broken."""
 
 
 @dataclass(frozen=True)
@@ -89,21 +88,30 @@ def _run(
     for _ in range(trajectories):
         walkers = _advance(engine, walkers, streams, leaps, beta)
     tried, _, failed = (walkers.counters - before).tolist()
-    if failed > _MOST_FAILURES * tried:
+    if failed > MOST_FAILURES * tried:
         raise RunError(f"{failed} of {tried} trajectories had no energy; the first: {engine.first_failure}")
     return walkers
 
 
-def _downhill(engine: Engine, beta: float, x: Tensor) -> Tensor:
-    """Steepest descent with bounded steps: overlaps of random positions have forces beyond any time step."""
+def _downhill(engine: Engine, beta: float, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Steepest descent with bounded steps: overlaps of random positions have forces beyond any time step.
+
+    Returns:
+        (where it ends, the last place of each chain where the engine had an energy): from there a chain goes on, with
+        the next and smaller step, after the engine has failed.
+    """
     system = engine.provider.system
     longest = 0.1 * extent(system) / system.n_particles ** (1.0 / system.dim)
+    known, pulls, ever = x, torch.zeros_like(x), torch.zeros(len(x), dtype=torch.bool)
     for step in np.geomspace(longest, 0.01 * longest, DESCENT):
-        forces = torch.nan_to_num(engine.evaluate(x)[1], 0.0, 0.0, 0.0)
+        _, forces, ok = engine.evaluate(x)
+        back, ever = (ever & ~ok)[:, None, None], ever | ok
+        x, forces = torch.where(back, known, x), torch.where(back, pulls, torch.nan_to_num(forces, 0.0, 0.0, 0.0))
+        known, pulls = x, forces
         strength = forces.norm(dim=2, keepdim=True)
         moved = system.geometry.shift(x, step * forces / (strength + 1.0 / (beta * step)))
         x = torch.where(system.geometry.contains(moved)[:, None, None], moved, x)
-    return x
+    return x, known
 
 
 def _equilibrated(
@@ -117,11 +125,16 @@ def _equilibrated(
     system, leaps = engine.provider.system, settings.leaps
     if start is None:
         rngs = [numpy_stream(seed, STAGE + ".start", chain) for chain in range(settings.chains)]
-        x = _downhill(engine, beta, torch.from_numpy(np.concatenate([scattered(system, rng, 1) for rng in rngs])))
+        x, known = _downhill(
+            engine, beta, torch.from_numpy(np.concatenate([scattered(system, rng, 1) for rng in rngs]))
+        )
     else:
-        x = start.detach().to("cpu", torch.float64).clone()
+        x = known = start.detach().to("cpu", torch.float64).clone()
     engine.first_failure = None
     energies, forces, ok = engine.evaluate(x)
+    if start is None and not ok.all():
+        x = torch.where(ok[:, None, None], x, known)
+        energies, forces, ok = engine.evaluate(x)
     if not ok.all():
         raise RunError(f"reference chain {int((~ok).nonzero()[0])}: no energy to start from: {engine.first_failure}")
     longest = extent(system) / 2

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from particlegen.energy.failures import check_failures
 from particlegen.energy.provider import EnergyProvider
 from particlegen.geometry import Geometry
 from particlegen.settings import RunError
@@ -19,10 +20,11 @@ _TARGET_ACCEPTANCE = {"mala": 0.574, "hmc": 0.651}
 
 
 class Engine:
-    """An energy provider as samplers ask it: answers on the CPU, calls counted, the first reason to fail kept."""
+    """An energy provider as samplers ask it: answers on the CPU; calls, and those that failed, counted; the first
+    reason to fail kept."""
 
     def __init__(self, provider: EnergyProvider):
-        self.provider, self.calls = provider, 0
+        self.provider, self.calls, self.failures = provider, 0, 0
         self.first_failure: str | None = None
 
     def evaluate(self, x: Tensor, forces: bool = True) -> tuple[Tensor, Tensor, Tensor]:
@@ -35,6 +37,7 @@ class Engine:
         want = ("energy", "forces") if forces else ("energy",)
         found = self.provider.evaluate(x.to(self.provider.device), want)
         energy = found.energy.detach().cpu()
+        self.failures += int((~found.ok).sum())
         ok = found.ok.cpu() & energy.isfinite()
         if not forces:
             pulls = torch.full_like(x, torch.nan)
@@ -46,6 +49,10 @@ class Engine:
         if self.first_failure is None and not ok.all():
             self.first_failure = found.reasons[int((~ok).nonzero()[0])] or "the energy is not finite"
         return energy, pulls, ok
+
+    def check(self) -> None:
+        """Raise RunError where more than half of the calls failed, see `check_failures`."""
+        check_failures(self.provider.name, self.calls, self.failures, self.first_failure)
 
 
 @dataclass(frozen=True)

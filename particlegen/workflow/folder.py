@@ -1,6 +1,7 @@
 """The run folder: where each file of a run lies, who may write it, and the journal of what happened."""
 
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -27,6 +29,13 @@ LONGEST_LINE = 2**20
 FIRST_FILES = {"events.jsonl", "manifest.json", ".partial-manifest.json", ".partial-workflow.yaml"}
 """What is in a folder before `workflow.yaml`, which makes it a run."""
 
+SEAL = "sha256"
+"""Key of the checksum that a JSON file of a run carries of the rest of its content."""
+
+_NEEDED = {"results.json": {"kind", "status"}, "manifest.json": {"name", "relative_to", "workflow_sha256"}}
+_UNSEALED = {"results.json": "spent", "manifest.json": "relative_to"}
+"""Keys that the checksum leaves out: what differs between two runs of one answer, and what a moved folder may edit."""
+
 
 class RunFolder:
     """Paths and files of one run; see the docs for what each file holds.
@@ -43,15 +52,20 @@ class RunFolder:
         """A new run folder; an empty one may exist, or what a start left that was killed before there was a run.
 
         Raises:
-            InputError: the folder holds something already, or cannot be made; nothing in it is touched.
+            InputError: the folder holds something already, cannot be made or not be written to; nothing in it is
+                touched.
         """
+        folder = cls(path)
         try:
-            folder = cls(path)
             if path.exists() and (not path.is_dir() or not (folder.half_made or folder.empty)):
                 raise folder.occupied()
             path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        except OSError as error:
+            if error.errno in atomic.NO_SPACE:
+                raise
             raise InputError(f"output folder {path} cannot be made: {error.strerror}") from None
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise InputError(f"output folder {path} cannot be written to; check its permissions, or choose another")
         return folder
 
     @property
@@ -61,8 +75,12 @@ class RunFolder:
     @property
     def half_made(self) -> bool:
         """Whether a start of a run ended here before its last step, `workflow.yaml`; no event was written yet."""
-        names = {entry.name for entry in self.path.iterdir()}
-        return self.events_file.name in names <= FIRST_FILES and not self.events_file.stat().st_size
+        entries = {entry.name: entry for entry in self.path.iterdir()}
+        if self.events_file.name not in entries or not entries.keys() <= FIRST_FILES:
+            return False
+        return all(entry.is_file() and not entry.is_symlink() for entry in entries.values()) and not (
+            self.events_file.stat().st_size
+        )
 
     def occupied(self) -> InputError:
         """That another run or other files are here."""
@@ -77,7 +95,7 @@ class RunFolder:
         """An existing run folder.
 
         Raises:
-            InputError: no such folder, or no run in it.
+            InputError: no such folder, no run in it, or a manifest or a workflow that is not what it began with.
         """
         folder = cls(Path(path))
         if not folder.path.is_dir():
@@ -91,6 +109,11 @@ class RunFolder:
         if missing:
             raise InputError(f"{path}: no run folder: {' and '.join(missing)} missing")
         _check_entries(folder.path)
+        digest = folder.read_json(folder.manifest_file)["workflow_sha256"]
+        if hashlib.sha256(folder.workflow_file.read_bytes()).hexdigest() != digest:
+            raise InputError(
+                f"{folder.workflow_file}: changed since the run began; restore it, or start a new run from it"
+            )
         return folder
 
     @property
@@ -147,15 +170,27 @@ class RunFolder:
             InputError: missing or damaged.
         """
         try:
-            return json_object(read_bytes(file, LARGEST_JSON))
+            content = json_object(read_bytes(file, LARGEST_JSON))
         except Damaged as problem:
             if not file.is_file():
                 hint = f"; the run is not finished: particlegen resume {self.path}" if file == self.results_file else ""
                 raise InputError(f"{file}: not there{hint}") from None
-            raise InputError(f"{file}: cannot be read ({problem}); restore it or start a new run") from None
+            raise InputError(f"{file}: cannot be read ({problem}); {self._instead(file)}") from None
+        seal = _seal(file, content)
+        if content.get(SEAL, seal) != seal or not _NEEDED[file.name] <= content.keys():  # earlier versions had no seal
+            raise InputError(f"{file}: damaged or edited: it does not match its own checksum; {self._instead(file)}")
+        return content
 
     def write_json(self, file: Path, content: Mapping[str, Any]) -> None:
-        atomic.write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        """Write a JSON object of this run, sealed with a checksum."""
+        plain = json.loads(json.dumps(content, allow_nan=False))
+        atomic.write_text(file, json.dumps(plain | {SEAL: _seal(file, plain)}, indent=2) + "\n")
+
+    def _instead(self, file: Path) -> str:
+        """What to do about a file that cannot be used."""
+        if file == self.results_file:
+            return f"remove it, and it is made again: particlegen resume {self.path}"
+        return "restore it or start a new run"
 
     def events(self) -> Iterator[dict[str, Any]]:
         """What the journal holds, entries in the form of `Journal.write`.
@@ -175,6 +210,14 @@ class RunFolder:
                     continue
                 if is_entry(entry):
                     yield entry
+
+    def progress(self, stage: str) -> Iterator[dict[str, Any]]:
+        """The fields of a stage's lines of progress, with the numbers `done` and `total`."""
+        for entry in self.events():
+            fields = entry["fields"]
+            counted = all(_is_number(fields.get(key)) for key in ("done", "total"))
+            if counted and (entry["kind"], entry["stage"]) == ("progress", stage):
+                yield fields
 
 
 def _skip_line(lines: IO[bytes]) -> None:
@@ -212,18 +255,24 @@ class Journal:
 
     Raises:
         InputError: another process is running this folder.
+        RunError: the journal cannot be written, or the file system has no locks.
     """
 
     def __init__(self, folder: RunFolder):
         self._folder = folder
-        self._file: TextIO = folder.events_file.open("a", encoding="utf-8")
+        with atomic.failures_named(folder.events_file):
+            self._file: TextIO = folder.events_file.open("a", encoding="utf-8")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             self._file.close()
-            raise InputError(
-                f"{folder.path}: another process is running this folder; wait for it, or stop it"
-            ) from None
+            if isinstance(error, BlockingIOError):
+                text = f"{folder.path}: another process is running this folder; wait for it, or stop it"
+                raise InputError(text) from None
+            raise RunError(
+                f"{folder.events_file}: cannot be locked ({error.strerror}), so nothing would keep a second process "
+                "out; use a folder on another file system"
+            ) from error
         self._file.seek(0, 2)
         if not _ends_line(folder.events_file):
             self._file.write("\n")
@@ -232,7 +281,9 @@ class Journal:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self._file.close()
+        # Every line was flushed when it was written; what a full disk left behind would be tried again here.
+        with suppress(OSError):
+            self._file.close()
 
     def write(self, event: Event, spent: Mapping[str, Any] | None = None) -> None:
         """One line: time, kind, stage, message, fields, and what was spent since the line before."""
@@ -240,21 +291,20 @@ class Journal:
         entry |= {"message": event.message, "fields": {key: _plain(value) for key, value in event.fields.items()}}
         if spent:
             entry["spent"] = dict(spent)
-        try:
+        with atomic.failures_named(self._folder.events_file):
             self._file.write(json.dumps(entry, default=str, allow_nan=False) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise RunError(f"{self._folder.events_file}: cannot be written ({error.strerror})") from error
 
     def spent(self) -> tuple[dict[str, float], Ledger]:
         """Seconds per stage, and the ledger of all engines, added over every line of every session of this run."""
         seconds: dict[str, float] = defaultdict(float)
         ledger = Ledger()
         for entry in self._folder.events():
-            used, stage = entry.get("spent") or {}, entry["stage"]
-            seconds[stage] += used.get("seconds", 0.0)
-            for provider, counts in used.get("engines", {}).items():
-                ledger.add(provider, stage, LedgerEntry(**counts))
+            with suppress(AttributeError, TypeError, ValueError):  # a damaged line: what it says of spending is lost
+                used, stage = entry.get("spent") or {}, entry["stage"]
+                seconds[stage] += _finite(used.get("seconds", 0.0))
+                for provider, counts in used.get("engines", {}).items():
+                    ledger.add(provider, stage, LedgerEntry(**{key: _finite(count) for key, count in counts.items()}))
         return dict(seconds), ledger
 
 
@@ -263,6 +313,22 @@ def _ends_line(file: Path) -> bool:
         size = content.seek(0, 2)
         content.seek(max(size - 1, 0))
         return content.read(1) in (b"", b"\n")
+
+
+def _seal(file: Path, content: Mapping[str, Any]) -> str:
+    sealed = {key: value for key, value in content.items() if key not in (SEAL, _UNSEALED.get(file.name))}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _finite(value: Any) -> Any:
+    """Raises ValueError for what is no number."""
+    if not _is_number(value):
+        raise ValueError(f"no number: {value!r}")
+    return value
 
 
 def _plain(value: Any) -> Any:
@@ -280,10 +346,24 @@ def plain_name(name: str) -> str:
 
 
 def next_run_folder(name: str, parent: Path = Path("runs")) -> Path:
-    """`runs/NAME-001`, or the next free number; a name may come from a file, so it is made one without separators."""
+    """`runs/NAME-001`, or the next free number, made here so that no other process gets the same.
+
+    A name may come from a file, so it is made one without separators.
+
+    Raises:
+        InputError: it cannot be made.
+    """
     safe = plain_name(name)
-    taken = [0]
-    if parent.is_dir():
-        pattern = re.compile(re.escape(safe) + r"-(\d+)")
-        taken += [int(found[1]) for entry in parent.iterdir() if (found := pattern.fullmatch(entry.name))]
-    return parent / f"{safe}-{max(taken) + 1:03d}"
+    pattern = re.compile(re.escape(safe) + r"-(\d+)")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            taken = [int(found[1]) for entry in parent.iterdir() if (found := pattern.fullmatch(entry.name))]
+            path = parent / f"{safe}-{max(taken, default=0) + 1:03d}"
+            with suppress(FileExistsError):
+                path.mkdir()
+                return path
+    except OSError as error:
+        if error.errno in atomic.NO_SPACE:
+            raise
+        raise InputError(f"no run folder can be made in {parent}: {error.strerror}; give one with --out") from None

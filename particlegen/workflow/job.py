@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from particlegen.energy import Cached, Counted, EnergyProvider, EnergyResult, LabelStore, Ledger, LedgerEntry
@@ -18,7 +19,9 @@ from particlegen.events import Event, EventSink
 from particlegen.geometry import Positions
 from particlegen.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from particlegen.io.store import RunStore
+from particlegen.settings import InputError
 from particlegen.tasks import TaskLimits
+from particlegen.training import TrainingSettings
 from particlegen.workflow.folder import Journal, RunFolder
 
 __all__ = ["Interrupted", "Job", "StopSignal", "stop_on_signals"]
@@ -88,6 +91,7 @@ class Job:
         slots: tasks that run at a time.
         checkpoint_seconds: see `due`.
         relative_to: the folder that a user's own cards are cited from.
+        resumed: whether an earlier session began this run; what failed in it is asked for once more.
         provider: the engine that answers energies.
         labels: where its answers are kept, if they are.
     """
@@ -104,6 +108,7 @@ class Job:
     slots: int
     checkpoint_seconds: float
     relative_to: Path
+    resumed: bool = False
     provider: EnergyProvider = field(init=False)
     labels: LabelStore | None = field(init=False)
     _mark: float = field(default_factory=time.perf_counter)
@@ -129,9 +134,14 @@ class Job:
         return self.stored(self.provider, stage, self.labels)
 
     def stored(self, provider: EnergyProvider, stage: str, store: LabelStore) -> Cached:
-        """A provider, counted for a stage, whose answers are kept; a signal may end the run between two calls."""
+        """A provider, counted for a stage, whose answers are kept: those that were paid for are never asked for again.
+
+        What failed in an earlier session is, since its cause may have been mended. A signal may end the run between two
+        calls.
+        """
         stoppable = _Stoppable(provider, lambda: self.check(stage))
-        return Cached(self.counted(stoppable, stage), store, chunk=self.workflow.energy.chunk * self.slots)
+        chunk = self.workflow.energy.chunk * self.slots
+        return Cached(self.counted(stoppable, stage), store, chunk=chunk, retry_failed=self.resumed)
 
     def counted(self, provider: EnergyProvider, stage: str) -> Counted:
         """A provider with what a stage really asks of it counted for `spent`."""
@@ -154,6 +164,32 @@ class Job:
         for sentence in found.skipped if found else ():
             self.emit(Event("warning", stage, sentence))
         return found
+
+    def keep(self, ensemble: str, chunk: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Store a chunk. One that `data.h5` holds is left as it is: a stage that goes on from an older checkpoint, the
+        newer being damaged, makes the same again."""
+        if chunk >= self.store.consolidated(ensemble):
+            self.store.append(ensemble, chunk, arrays)
+
+    def lost(self, stage: str, ensemble: str, chunks: int) -> bool:
+        """Whether one of the first so many chunks is gone, though a checkpoint says that they were made; it is told."""
+        missing = sorted({*range(chunks)}.difference(self.store.segments(ensemble)))
+        if missing:
+            said = f"chunk {missing[0]} of {ensemble} is not there any more; what is missing is made again"
+            self.emit(Event("warning", stage, said))
+        return bool(missing)
+
+    def check_repeatable(self, stage: str, training: TrainingSettings, ensemble: str) -> None:
+        """Refuse to train anew by the clock, which would not end the same, once something was sampled from the result.
+
+        Raises:
+            InputError: `minutes` and no `steps` are stated, and the ensemble has begun.
+        """
+        if training.steps is None and self.store.length(ensemble):
+            raise InputError(
+                f"{self.folder.checkpoints}: {stage} would have to be done again, but by the clock (`minutes`) it does "
+                f"not end the same, and {ensemble} configurations rest on it; restore the files, or start a new run"
+            )
 
     def save(self, stage: str, step: int, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
         save_checkpoint(self.folder.checkpoints, stage, step, dict(tensors), dict(metadata), keep=2)

@@ -1,6 +1,5 @@
 """The runner: stages in order, each going on from what is on disk; the only place that decides when to persist."""
 
-import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,15 +136,17 @@ def _begin(
     provenance, origin = prepared.provenance(), prepared.origin()
     machine, device = prepare_machine(resources)
     manifest = build_manifest(prepared.workflow, provenance, origin, prepared.relative_to, prepared.name, str(device))
-    path = Path(out) if out is not None else next_run_folder(prepared.name)
-    with _failures_explained(path), stop_on_signals() as stop:
-        folder = RunFolder.create(path)
-        with Journal(folder) as journal:
+    with _failures_explained(Path(out) if out is not None else Path("runs"), begun=False):
+        folder = RunFolder.create(Path(out) if out is not None else next_run_folder(prepared.name))
+        journal = Journal(folder)
+    with stop_on_signals() as stop, journal:
+        with _failures_explained(folder.path, begun=False):
             if folder.workflow_file.exists():  # another process was faster
                 raise folder.occupied()
             # The workflow comes last: with it this is a run. Without it, the same command begins here again.
             folder.write_json(folder.manifest_file, manifest)
             atomic.write_text(folder.workflow_file, canonical_yaml(prepared.workflow))
+        with _failures_explained(folder.path):
             return _execute(folder, prepared, machine, device, listener, journal, stop)
 
 
@@ -165,7 +166,7 @@ def resume(folder: str | Path, resources: str | Path | Resources | None = None, 
     prepared = Prepared(workflow, kind, built, opened.relative_to, str(opened.manifest["name"]))
     with _failures_explained(opened.folder.path), stop_on_signals() as stop, Journal(opened.folder) as journal:
         opened.folder.remove_partials()
-        return _execute(opened.folder, prepared, machine, device, listener, journal, stop)
+        return _execute(opened.folder, prepared, machine, device, listener, journal, stop, resumed=True)
 
 
 def _execute(
@@ -176,6 +177,7 @@ def _execute(
     listener: EventSink,
     journal: Journal,
     stop: StopSignal,
+    resumed: bool = False,
 ) -> Run:
     keep_freed_memory()
     if resources.threads is not None:
@@ -195,6 +197,7 @@ def _execute(
             slots=tasks.slots,
             checkpoint_seconds=resources.checkpoint_seconds,
             relative_to=prepared.relative_to,
+            resumed=resumed,
         )
         for name, stage in kind.stages.items():
             job.check(name)
@@ -214,17 +217,22 @@ def _device(resources: Resources) -> torch.device:
 
 
 @contextmanager
-def _failures_explained(path: Path) -> Iterator[None]:
-    """A full disk and a full memory become sentences that say what to do."""
+def _failures_explained(path: Path, begun: bool = True) -> Iterator[None]:
+    """Failures of a run become sentences that say what to do, a full disk and a full memory too."""
+    then = f"go on with: particlegen resume {path}" if begun else "nothing was begun: give the same command again"
     try:
         yield
+    except RunError as error:
+        if "particlegen resume" in str(error):
+            raise
+        raise RunError(f"{error}; {then}") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            text = f"no space left while writing to {path}; free some, then: particlegen resume {path}"
+        if error.errno in atomic.NO_SPACE:
+            text = f"no space left while writing to {path}; free some, then {then}"
         else:
-            text = f"{error.filename or path}: {error.strerror or error}; then: particlegen resume {path}"
+            text = f"{error.filename or path}: {error.strerror or error}; {then}"
         raise RunError(text) from error
     except ArithmeticError as error:
-        raise RunError(f"{error}") from error
+        raise RunError(f"{error}; {then}") from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise RunError(f"out of memory ({error}); lower generation.chunk and training.batch in a new run") from error

@@ -85,6 +85,7 @@ def _generated(
         raise RunError("estimates: no sample has any weight, the flow misses the system entirely; train it longer")
     log_q_error = store.read("generated", "log_q_error")
     stuck = float(np.isnan(log_q_error).mean())
+    failed = float(store.read("generated", "failed").mean())
     reference = store.read("reference", "energy")
     rule = "ipl" if job.built.potential.name.startswith("ipl") else "gaussian"
     discard = float(estimate.discard_fraction(energy, reference, rule))
@@ -95,6 +96,7 @@ def _generated(
         "n_samples": count(len(log_w)),
         "discard_fraction": Estimate(discard, (discard * (1 - discard) / len(energy)) ** 0.5, "", f"rule: {rule}"),
         "stuck": Estimate(stuck, (stuck * (1 - stuck) / len(energy)) ** 0.5, "", "share of samples without log q"),
+        "failed": Estimate(failed, (failed * (1 - failed) / len(energy)) ** 0.5, "", "share of samples without energy"),
         "ess_per_sample": Estimate(estimate.ess_per_sample(log_w), nan, "", "(sum w)^2 / (n sum w^2)"),
         "pareto_k": Estimate(k, nan, "", "Pareto smoothed importance sampling"),
         "log_q_error": Estimate(float(np.nanmedian(log_q_error)), nan, "", "median |error of log q|"),

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from particlegen.energy import EnergyProvider
+from particlegen.energy.failures import MOST_FAILURES, check_failures
 from particlegen.estimate import log_weights
 from particlegen.events import Event
 from particlegen.flow import FlowSamples, ODEFlow, PathFlow
@@ -19,8 +20,6 @@ __all__ = ["HELD_OUT", "STAGE", "run_generation"]
 
 STAGE = "generation"
 HELD_OUT = "held_out"
-MOST_FAILURES = 0.5
-"""A larger share of samples without an energy ends the run: the flow or the engine is broken."""
 
 
 def run_generation(job: GlassJob) -> None:
@@ -29,30 +28,36 @@ def run_generation(job: GlassJob) -> None:
     Raises:
         RunError: too many samples without a finite energy.
     """
-    held_out = job.load(HELD_OUT)
-    if held_out and held_out.metadata["complete"]:
-        return
-    settings = job.workflow.generation
-    flow = _flow(job)
+    held_out, settings = job.load(HELD_OUT), job.workflow.generation
     sizes = [settings.chunk] * (settings.samples // settings.chunk)
     sizes += [settings.samples % settings.chunk] if settings.samples % settings.chunk else []
+    if held_out and held_out.metadata["complete"] and not job.lost(STAGE, "generated", len(sizes)):
+        return
+    flow = _flow(job)
     present = set(job.store.segments("generated"))
     job.emit(Event("started", STAGE, f"{settings.samples} samples with {settings.likelihood} likelihood"))
     start, done_before = time.monotonic(), sum(sizes[chunk] for chunk in present)
-    done = 0
+    readable = present and max(present) + 1 == len(present)  # and not with a chunk missing in between
+    done, failed = 0, int(job.store.read("generated", "failed").sum()) if readable else 0
     for chunk, size in enumerate(sizes):
         done += size
         if chunk in present:
             continue
         generator = torch_stream(job.workflow.seed, STAGE, chunk, device=job.device)
-        arrays = _scored(flow.sample(size, generator), job.energies(STAGE), job.built.state.beta)
+        arrays, first = _scored(flow.sample(size, generator), job.energies(STAGE), job.built.state.beta)
+        if first is not None:
+            lost = int(arrays["failed"].sum())
+            failed += lost
+            check_failures(job.provider.name, done, failed, first)
+            said = f"{lost} of {size} samples have no energy: they count, and weigh nothing; the first: {first}"
+            job.emit(Event("warning", STAGE, said))
         job.store.append("generated", chunk, arrays)
         _progress(job, done, settings.samples, start, done_before)
         job.check(STAGE)
-    failed = np.mean(~np.isfinite(job.store.read("generated", "energy")))
-    if failed > MOST_FAILURES:
+    infinite = np.mean(~np.isfinite(job.store.read("generated", "energy")))
+    if infinite > MOST_FAILURES:
         raise RunError(
-            f"generation: {failed:.0%} of the samples have no finite energy; train longer or check the system"
+            f"generation: {infinite:.0%} of the samples have no finite energy; train longer or check the system"
         )
     _score_held_out(job, flow)
     job.emit(Event("finished", STAGE, f"{settings.samples} samples"))
@@ -65,17 +70,20 @@ def _flow(job: GlassJob) -> ODEFlow | PathFlow:
     return ODEFlow(network, system, settings)
 
 
-def _scored(samples: FlowSamples, provider: EnergyProvider, beta: float) -> dict[str, np.ndarray]:
-    """Arrays of one segment; a sample whose energy failed has log weight −∞, so it counts and weighs nothing."""
+def _scored(samples: FlowSamples, provider: EnergyProvider, beta: float) -> tuple[dict[str, np.ndarray], str | None]:
+    """Arrays of one segment, and the first reason to fail; a sample whose energy failed has log weight −∞, so it counts
+    and weighs nothing."""
     result = provider.evaluate(samples.positions.to(provider.device, torch.float64))
     energy, log_q = result.energy.cpu().numpy(), samples.log_q.cpu().double().numpy()
-    return {
+    arrays = {
         "position": samples.positions.cpu().double().numpy(),
         "energy": energy,
+        "failed": (~result.ok).cpu().numpy().astype(np.int8),
         "log_q": log_q,
         "log_q_error": samples.log_q_error.cpu().double().numpy(),
         "log_weight": log_weights(log_q, energy, beta),
     }
+    return arrays, next((reason for reason in result.reasons if reason), None)
 
 
 def _progress(job: GlassJob, done: int, total: int, start: float, done_before: int) -> None:

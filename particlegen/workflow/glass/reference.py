@@ -25,6 +25,8 @@ def run_reference(job: GlassJob) -> None:
     settings = job.workflow.reference
     saved = job.load(STAGE)
     chunk, calls = (saved.step, float(saved.metadata["energy_calls"])) if saved else (0, 0.0)
+    if saved and job.lost(STAGE, STAGE, chunk):
+        saved, chunk, calls = None, 0, 0.0
     if saved and saved.metadata["complete"]:
         return
     job.emit(Event("started", STAGE, f"{settings.frames} frames by {settings.method}"))
@@ -34,7 +36,7 @@ def run_reference(job: GlassJob) -> None:
         if compiled:
             job.count(COMPILED, STAGE, block.energy_calls, time.perf_counter() - mark)
         arrays = {"position": block.positions, "energy": block.energies, "chain": block.chain}
-        job.store.append("reference", block.chunk, arrays)
+        job.keep("reference", block.chunk, arrays)
         calls += block.energy_calls
         chunk = block.chunk + 1
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in block.state.items()}

@@ -1,6 +1,7 @@
 """Report stage: gathers a run's arrays for the HTML page."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,11 +57,8 @@ def write_report(run: GlassRun) -> Path:
 def _training_curve(run: GlassRun) -> dict[str, list[float]]:
     """Losses by step; where a resumed session repeated a step, its line counts."""
     by_step: dict[float, tuple[float, float]] = {}
-    for entry in run.folder.events():
-        fields = entry.get("fields", {})
-        if entry.get("stage") == "training" and entry.get("kind") == "progress" and {"done", "loss"} <= set(fields):
-            loss, validation = fields["loss"], fields.get("validation_loss")
-            by_step[fields["done"]] = (_number(loss), _number(validation))
+    for fields in run.folder.progress("training"):
+        by_step[fields["done"]] = (_number(fields.get("loss")), _number(fields.get("validation_loss")))
     steps = sorted(by_step)
     return {
         "step": steps,
@@ -69,5 +67,5 @@ def _training_curve(run: GlassRun) -> dict[str, list[float]]:
     }
 
 
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")

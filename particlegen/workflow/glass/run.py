@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from particlegen.energy import BuiltSystem, build_system
 from particlegen.estimate import Estimate
@@ -83,8 +83,8 @@ class GlassRun(Run):
         total = float(workflow.reference.frames)
         found.append(_stage("reference", frames, total, frames >= total))
         trained = self.folder.weights_file.is_file()
-        steps = [entry["fields"] for entry in self.folder.events() if _is_progress(entry, "training")]
-        done, of = (steps[-1]["done"], steps[-1].get("total")) if steps else (None, None)
+        steps = list(self.folder.progress("training"))
+        done, of = (steps[-1]["done"], steps[-1]["total"]) if steps else (None, None)
         if isinstance(workflow.training, PretrainedSettings):
             done, of = None, None
         found.append(_stage("training", done, of, trained))
@@ -103,7 +103,3 @@ class GlassRun(Run):
 def _stage(name: str, done: float | None, total: float | None, finished: bool) -> StageStatus:
     state: Literal["waiting", "running", "done"] = "done" if finished else "running" if done else "waiting"
     return StageStatus(name, state, done, total)
-
-
-def _is_progress(entry: dict[str, Any], stage: str) -> bool:
-    return entry.get("kind") == "progress" and entry.get("stage") == stage and "done" in entry.get("fields", {})

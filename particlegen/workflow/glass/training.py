@@ -154,6 +154,8 @@ def run_training(job: GlassJob) -> None:
         return
     network = build_network(network_settings, job.built.system, job.workflow.seed).to(job.device)
     saved = job.load(STAGE)
+    if saved is None:
+        job.check_repeatable(STAGE, settings, "generated")
     if given is not None and not saved:
         network.load_state_dict(load_pretrained(given, job.workflow, job.built, job.relative_to)[0])
     loss = InterpolantLoss(job.built.system, job.workflow.interpolant)
@@ -198,7 +200,12 @@ def weights_metadata(workflow: GlassWorkflow, built: BuiltSystem) -> dict[str, A
 
 def trained_network(job: GlassJob) -> HollowNetwork | StandardNetwork:
     """The network with its trained weights, ready to sample."""
-    weights, metadata = load_weights(job.folder.weights_file)
+    try:
+        weights, metadata = load_weights(job.folder.weights_file)
+    except InputError as error:
+        raise InputError(
+            f"{error}; or remove it and resume: what the training ended with is in its checkpoint"
+        ) from error
     _same_system(metadata, job)
     network = filled_network(weights, job.workflow.network, job.built, job.folder.weights_file)
     return network.to(job.device).eval()

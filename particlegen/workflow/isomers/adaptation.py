@@ -44,6 +44,7 @@ def run_adaptation(job: IsomerJob) -> None:
     units = settings.rounds * len(isomers)
     if adaptation_finished(job.workflow, saved, isomers):
         return
+    job.check_repeatable(ADAPTATION, job.workflow.flow.training, "production")
     start = saved or job.inherited
     tensors: dict[str, Tensor] = dict(start.tensors) if start else {}
     notes: dict[str, Any] = dict(start.metadata) if start else {}
@@ -153,6 +154,7 @@ def _round(
         infos.append(info)
         states.append(state)
     fresh = torch.cat([each.positions for each in states])
+    target.engine.check()
     total = sum(infos[1:], infos[0])
     parts = {key: part.acceptance for key, part in total.parts.items()}
     note |= {"step": step, "local": parts.get("hmc", parts.get("mala")), "global": parts.get("isir")}

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from particlegen.energy import EnergyProvider, EnergyResult
+from particlegen.energy.failures import check_failures
 from particlegen.energy.provider import Wrapper
 from particlegen.geometry import Positions
-from particlegen.learning import check_failures
 
 __all__ = ["Recorded", "label_tensors", "taken", "under"]
 
@@ -53,7 +53,7 @@ class Recorded(Wrapper):
 
     def check(self, largest_failures: float) -> None:
         """End the run where too large a share of the calls failed; labels that were paid for are in the store."""
-        check_failures(self.name, self.asked, self.failed, largest_failures, self.first_failure)
+        check_failures(self.name, self.asked, self.failed, self.first_failure, largest_failures)
 
 
 def label_tensors(name: str, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:

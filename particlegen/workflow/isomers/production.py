@@ -37,8 +37,11 @@ SAME = 0.02
 def run_production(job: IsomerJob) -> None:
     """What is still missing of: chains of each isomer, draws of each flow, chains between isomers, quenches."""
     settings, isomers = job.workflow.production, job.built.isomers
+    chunks = {CHAINS: len(_blocks(job)), DRAWS: math.ceil(settings.draws / CHUNK)}
     if audited(job.load(AUDIT)):
-        return
+        lost = [job.lost(PRODUCTION, ensemble, n * len(isomers)) for ensemble, n in chunks.items()]
+        if not any(lost):
+            return
     job.emit(Event("started", PRODUCTION, f"{settings.samples} states and {settings.draws} draws of each isomer"))
     _chains(job)
     _draws(job)
@@ -61,6 +64,8 @@ def _chains(job: IsomerJob) -> None:
     done = saved.step if saved else 0
     positions = saved.tensors["chains"] if saved else torch.zeros(0)
     counts = dict(saved.metadata) if saved else {}
+    if job.lost(PRODUCTION, CHAINS, done):
+        done, positions, counts = 0, torch.zeros(0), {}
     for unit in range(done, len(blocks) * len(isomers)):
         index, block = divmod(unit, len(blocks))
         name = isomers[index].name
@@ -78,6 +83,7 @@ def _chains(job: IsomerJob) -> None:
             state, info = sweep.step(state, stream)
             kept.append(state)
             infos.append(info)
+        target.engine.check()
         x = torch.stack([each.positions for each in kept], 1).flatten(0, 1)
         energies = torch.stack([each.energies for each in kept], 1).flatten()
         chain = np.repeat(np.arange(job.workflow.chains.count), blocks[block])
@@ -88,7 +94,7 @@ def _chains(job: IsomerJob) -> None:
             "isomer": np.full(len(x), index),
             "log_q": flow.log_prob(x)[0].numpy(),
         }
-        job.store.append(CHAINS, unit, arrays)
+        job.keep(CHAINS, unit, arrays)
         positions, total = state.positions, sum(infos[1:], infos[0])
         own = counts.setdefault(name, {})
         for key, part in total.parts.items():
@@ -114,6 +120,10 @@ def _draws(job: IsomerJob) -> None:
         target = job.target(PRODUCTION, index)
         found = job.flows[index].sample(sizes[chunk], job.stream("draws", index, chunk))
         energies, log_w, failed = weighed(target, found, index)
+        target.engine.check()
+        if failed.any():
+            said = f"{int(failed.sum())} of {len(failed)} draws of {job.built.isomers[index].name} have no energy and "
+            job.emit(Event("warning", PRODUCTION, f"{said}weigh nothing; the first: {target.engine.first_failure}"))
         arrays = {
             "position": found.positions.numpy(),
             "energy": energies.numpy(),
@@ -158,6 +168,7 @@ def _mixture(job: IsomerJob) -> None:
         for _ in range(blocks[block]):
             state, _ = sweep.step(state, stream)
             labels.append(state.labels)
+        target.engine.check()
         series.append(torch.stack(labels, 1))
         positions = state.positions
         tensors = {"chains": positions, "labels": torch.cat(series, 1)}

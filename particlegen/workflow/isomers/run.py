@@ -120,12 +120,7 @@ class IsomerRun(Run):
         return [StageStatus(each.name, "done", each.done, each.total) for each in found]
 
     def _counted(self, stage: str, total: float) -> StageStatus:
-        steps = [
-            float(entry["fields"]["done"])
-            for entry in self.folder.events()
-            if entry.get("kind") == "progress" and entry.get("stage") == stage and "done" in entry.get("fields", {})
-        ]
-        done = max(steps, default=0.0)
+        done = max((float(fields["done"]) for fields in self.folder.progress(stage)), default=0.0)
         return StageStatus(stage, _state(done, done >= total), done, total)
 
     def write_report(self) -> Path:
