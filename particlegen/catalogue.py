@@ -15,7 +15,7 @@ from particlegen.io.reading import Damaged, inside, read_bytes
 from particlegen.settings import InputError
 from particlegen.validation import near_matches
 
-__all__ = ["KINDS", "Card", "load", "names", "parse_yaml", "root"]
+__all__ = ["KINDS", "Card", "load", "names", "parse_value", "parse_yaml", "root"]
 
 KINDS = ("systems", "potentials", "workflows")
 """The three catalogues."""
@@ -33,8 +33,18 @@ class Card:
     data: dict[str, Any]
 
 
+_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
+
+# What no terminal shows as itself: C0 and C1 controls but for tab and line feed, halves of surrogate pairs.
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader without anchors, tags, duplicate keys, keys that are not text, and unbounded nesting."""
+    """PyYAML's safe loader for what JSON has too: numbers, truth values, null, text, lists and mappings.
+
+    Without tags, anchors, duplicate keys, merge keys, keys that are not text, control characters and unbounded nesting;
+    dates are text.
+    """
 
     depth = 0
 
@@ -43,13 +53,25 @@ class _StrictLoader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.YAMLError(_at(event.start_mark, "anchors and aliases (& and *) are not accepted; write it out"))
         if getattr(event, "tag", None) is not None:
-            raise yaml.YAMLError(_at(event.start_mark, f"tags ({event.tag[:40]}) are not accepted; leave it out"))
+            text = f"the tag {event.tag[:40]!r} is not accepted; write the plain value"
+            raise yaml.YAMLError(_at(event.start_mark, text))
         self.depth += 1
         if self.depth > _MAX_DEPTH:
             raise yaml.YAMLError(_at(event.start_mark, f"nested deeper than {_MAX_DEPTH} levels"))
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+    def construct_object(self, node, deep=False):
+        if node.tag not in _PLAIN:
+            raise yaml.YAMLError(_at(node.start_mark, f"{node.value!r} has a meaning of its own in YAML; quote it"))
+        try:
+            found = super().construct_object(node, deep)
+        except ValueError as error:
+            raise yaml.YAMLError(_at(node.start_mark, str(error))) from error
+        if isinstance(found, str) and _UNSEEN.search(found):
+            raise yaml.YAMLError(_at(node.start_mark, f"a text with control characters: {found[:40]!r}; remove them"))
+        return found
 
     def construct_mapping(self, node, deep=False):
         seen: set[str] = set()
@@ -69,6 +91,10 @@ _StrictLoader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
     list("-+.0123456789"),
 )
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
+    for first, known in _StrictLoader.yaml_implicit_resolvers.items()
+}
 
 
 def _at(mark: Any, problem: str) -> str:
@@ -125,7 +151,7 @@ def parse_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         InputError: missing, larger than 1 MB, not UTF-8, not YAML, no mapping at the top, duplicate or non-text
-            keys, anchors; the message names the file and, where there is one, the line.
+            keys, anchors, tags; the message names the file and the line.
     """
     path = Path(path)
     try:
@@ -137,17 +163,31 @@ def parse_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise InputError(f"{path}: line {line}: not UTF-8 text; save the file as UTF-8") from error
-    try:
-        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a subclass of SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise InputError(f"{path}: {where}not valid YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from error
+    data = parse_value(text, str(path))
     if not isinstance(data, dict):
         raise InputError(f"{path}: line 1: expected a mapping of keys to values, found {type(data).__name__}")
     return data
+
+
+def parse_value(text: str, source: str) -> Any:
+    """What a YAML text means, read by the strict safe loader; errors begin with `source`.
+
+    Raises:
+        InputError: as `parse_yaml`.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a subclass of SafeLoader)
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        raise InputError(
+            f"{source}: line {line}: special characters are not allowed, found {chr(error.character)!r}; remove it"
+        ) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise InputError(f"{source}: {where}not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: {error}") from error
 
 
 def _folder(kind: str) -> Path:

@@ -90,7 +90,9 @@ def _explained(error: ValidationError, model: type[BaseModel], data: Mapping[str
             lines.append(f"key {key!r} is missing: add it")
         else:
             wanted = item["msg"].removeprefix("Value error, ")
-            lines.append(f"key {key!r}: found {_shown(item['input'])}; {wanted[0].lower()}{wanted[1:]}")
+            wanted = wanted[0].lower() + wanted[1:]
+            # What concerns several keys of the top says itself which.
+            lines.append(f"key {key!r}: found {_shown(item['input'])}; {wanted}" if location else wanted)
     unique = list(dict.fromkeys(lines))
     if len(unique) == 1:
         return InputError(f"{source}: {unique[0]}")

@@ -49,7 +49,7 @@ BAD = [
     ("training.learning_rat", 1e-3, ["'training.learning_rat'", "did you mean 'learning_rate'"]),
     ("estimates.free_energie", True, ["'estimates.free_energie'", "did you mean 'free_energy'"]),
     ("version", 2, ["'version'", "found 2"]),
-    ("version", True, ["'version'", "integer"]),
+    ("version", True, ["'version'", "found True"]),
     ("kind", "glas", ["'kind'", "'glass'"]),
     ("seed", -1, ["'seed'", "found -1"]),
     ("seed", "seven", ["'seed'", "integer"]),

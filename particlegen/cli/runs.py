@@ -9,7 +9,10 @@ from rich.table import Table
 from particlegen.cli.console import EXIT_NOT_CONVERGED, ProgressDisplay, guarded, out, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from particlegen.workflow import Run
+    from particlegen.workflow.plans import Need
 
 __all__ = ["register"]
 
@@ -73,11 +76,13 @@ def resume(folder: FolderArgument, resources: ResourcesOption = None, quiet: Qui
 
 
 @guarded
-def validate(workflow: WorkflowArgument, set_: SetOption = None, resources: ResourcesOption = None) -> None:
-    """Check a workflow without running it; print the planned stages, energy calls and memory."""
+def validate(
+    workflow: WorkflowArgument, to: OutOption = None, set_: SetOption = None, resources: ResourcesOption = None
+) -> None:
+    """Check a workflow without running it; print the planned stages, energy calls, memory and disk."""
     from particlegen import workflow as engine
 
-    planned = engine.plan(workflow, set=set_, resources=resources)
+    planned = engine.plan(workflow, set=set_, resources=resources, out=to)
     columns, learned = ["stage", "what it does", "energy calls"], any(stage.learned_calls for stage in planned.stages)
     table = Table(*columns, *(["of learned potentials"] if learned else []), box=None, pad_edge=False)
     for stage in planned.stages:
@@ -86,10 +91,18 @@ def validate(workflow: WorkflowArgument, set_: SetOption = None, resources: Reso
     out.print(table)
     out.print(f"system    {planned.system}")
     out.print(f"machine   {planned.machine}")
-    out.print(
-        f"memory    about {planned.memory_bytes / 1e9:.2f} GB resident, {planned.disk_bytes / 1e9:.3f} GB on disk"
-    )
+    out.print(f"memory    {_room(planned.memory, planned.memory_there, 'there')}")
+    out.print(f"disk      {_room(planned.disk, planned.disk_free, 'free')}")
     out.print("The workflow is valid.")
+
+
+def _room(needs: "Sequence[Need]", has: int, there: str) -> str:
+    """What is planned in all, of what there is, and what takes most of it."""
+    total, most = sum(need.size for need in needs), max(needs, key=lambda need: need.size)
+    return (
+        f"about {total / 1e9:.3g} GB of the {has / 1e9:.3g} GB that are {there}; most for {most.what} "
+        f"({most.size / 1e9:.3g} GB)"
+    )
 
 
 @guarded

@@ -1,5 +1,6 @@
 """From a card and its overrides to a system, a state and a potential."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,10 @@ from particlegen.geometry import FlatTorus, FreeSpace, Geometry
 from particlegen.io.structures import Structure
 from particlegen.settings import InputError, Section
 from particlegen.system import ParticleSystem, ThermodynamicState
+from particlegen.units import Units
 from particlegen.validation import near_matches
 
-__all__ = ["BuiltSystem", "SystemSettings", "build_system", "species_of_file"]
+__all__ = ["BuiltSystem", "SystemSettings", "build_system", "checked_state", "species_of_file"]
 
 # (N/ρ)^(1/d) rounds: a box of exactly twice the cutoff has to pass.
 _SLACK = 1.0 + 1e-9
@@ -120,7 +122,7 @@ def build_system(
     temperature = card.temperature if settings.temperature is None else settings.temperature
     return BuiltSystem(
         system=system,
-        state=ThermodynamicState(temperature, card.units),
+        state=checked_state(where, temperature, card.units),
         potential=potential,
         card=raw,
         citations=tuple(dict.fromkeys((*card.citations, *potential_card.citations))),
@@ -177,7 +179,26 @@ def _geometry(where: str, settings: SystemSettings, card: SystemCard, n: int) ->
         lengths = ((n / density) ** (1.0 / card.dimensions),) * card.dimensions
     if len(lengths) != card.dimensions:
         raise InputError(f"{where}: key 'lengths' needs {card.dimensions} numbers, found {len(lengths)}")
-    return FlatTorus(tuple(lengths))
+    box = FlatTorus(tuple(lengths))
+    if not 0.0 < box.volume < math.inf:
+        raise InputError(f"{where}: key 'lengths': {list(lengths)} have no volume that a number can hold; give others")
+    return box
+
+
+def checked_state(where: str, temperature: float, units: Units) -> ThermodynamicState:
+    """The state at a temperature.
+
+    Args:
+        where: what an error begins with.
+        temperature, units: of the state.
+
+    Raises:
+        InputError: 1/kT, or its square that heat capacities take, is beyond what a number can hold.
+    """
+    state = ThermodynamicState(temperature, units)
+    if not 0.0 < state.beta * state.beta < math.inf:
+        raise InputError(f"{where}: key 'temperature': found {temperature:g}, whose 1/kT no number can hold")
+    return state
 
 
 def _check_no_overrides(where: str, settings: SystemSettings) -> None:
@@ -233,8 +254,8 @@ def _check_image(where: str, system: ParticleSystem, potential: PairPotential, a
     truncated = reach > half * _SLACK
     if truncated and not allowed:
         raise InputError(
-            f"{where}: the cutoff {reach:.6g} exceeds half the box length {half:.6g}, so a particle would meet "
-            "an image of its neighbour; use more particles or a lower density, or accept the nearest image alone with "
-            "'truncated_image: true'"
+            f"{where}: key 'truncated_image': the cutoff {reach:.6g} exceeds half the box length {half:.6g}, so a "
+            "particle would meet an image of its neighbour; use more particles or a lower density, or accept the "
+            "nearest image alone with 'truncated_image: true'"
         )
     return truncated

@@ -89,7 +89,11 @@ def iter_structures(path: Path | str, format: str | None = None) -> Iterator[Str
             line, a box that is not rectangular, or a size beyond the limits (1 GiB, 10⁶ particles per frame).
     """
     path = Path(path)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise InputError(f"{str(path)[:200]}: no structure file ({error.strerror}); check the path") from None
+    if not there:
         raise InputError(f"{path}: no such structure file; check the path")
     size = path.stat().st_size
     if size > _MAX_BYTES:

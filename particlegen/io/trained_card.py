@@ -31,12 +31,14 @@ def save_trained_card(
         The file of weights.
 
     Raises:
-        InputError: a file exists, or the name does not end in .yaml.
+        InputError: a file exists, there is no such folder, or the name does not end in .yaml.
         RunError: the disk is full.
     """
     target = card.with_suffix(".safetensors")
     if card.suffix != ".yaml":
         raise InputError(f"{card}: a card of trained weights ends in .yaml")
+    if not card.parent.is_dir():
+        raise InputError(f"{card}: there is no folder {card.parent}; make it first")
     for file in (card, target):
         if file.exists():
             raise InputError(f"{file} exists already; choose another name")

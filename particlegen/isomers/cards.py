@@ -13,7 +13,7 @@ from torch import Tensor
 
 from particlegen import catalogue
 from particlegen.catalogue import Card
-from particlegen.energy.build import species_of_file
+from particlegen.energy.build import checked_state, species_of_file
 from particlegen.energy.cards import KnownValue, Positive, load_potential
 from particlegen.geometry import FreeSpace
 from particlegen.io.reading import inside
@@ -95,7 +95,9 @@ class ClusterCard(Section):
             )
         wrong = [name for name, symbol in self.symbols.items() if symbol not in atomic_numbers]
         if wrong:
-            raise ValueError(f"no chemical symbol for the species {', '.join(wrong)}; state it in elements")
+            raise ValueError(
+                f"no chemical symbol for the species {', '.join(wrong)} of composition; state it in elements"
+            )
         return self
 
     @property
@@ -201,7 +203,7 @@ def build_cluster(settings: ClusterSettings, relative_to: Path | None = None) ->
     others = [name for name in found if name not in asked]
     return BuiltCluster(
         system=system,
-        state=ThermodynamicState(settings.temperature or card.temperature, card.units),
+        state=checked_state(where, settings.temperature or card.temperature, card.units),
         isomers=tuple(Isomer(name, found[name], card.isomers[name].title) for name in asked),
         basins=Basins(
             torch.stack([found[name] for name in (*asked, *others)]),
@@ -240,8 +242,12 @@ def _check_engine(raw: Card, card: ClusterCard) -> None:
 
 def _structure(raw: Card, card: ClusterCard, name: str, system: ParticleSystem) -> Float[Tensor, "N 3"]:
     """One isomer, centred, its particles in the order of the system."""
-    where = f"{raw.path}: isomer {name} ({card.isomers[name].structure})"
-    frames = read_structures(inside(raw.path.parent, card.isomers[name].structure, where))
+    where = f"{raw.path}: isomer {name} ({card.isomers[name].structure[:200]})"
+    path = inside(raw.path.parent, card.isomers[name].structure, where)
+    try:
+        frames = read_structures(path)
+    except InputError as error:
+        raise InputError(f"{raw.path}: key 'isomers.{name}.structure': {error}") from error
     if len(frames) != 1:
         raise InputError(f"{where}: the file has {len(frames)} structures; keep one")
     frame = frames[0]

@@ -43,7 +43,7 @@ def particle_traits(species: tuple[int, ...], diameters: tuple[float, ...] | Non
 
     Diameters are measured from their mean, in their standard deviation.
     """
-    columns = nn.functional.one_hot(torch.tensor(species)).float()
+    columns = nn.functional.one_hot(torch.tensor(species), max(species) + 1).float()
     if diameters is None:
         return columns
     sizes = torch.tensor(diameters)

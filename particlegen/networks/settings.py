@@ -1,6 +1,7 @@
 """The `network` section of a workflow, and the network that it describes."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
@@ -15,7 +16,7 @@ from particlegen.settings import Section
 from particlegen.streams import stream_seed
 from particlegen.system import ParticleSystem
 
-__all__ = ["DenoisingNetwork", "NetworkSettings", "VelocityNetwork", "build_network"]
+__all__ = ["DenoisingNetwork", "NetworkSettings", "NetworkSize", "VelocityNetwork", "build_network", "network_size"]
 
 
 class NetworkSettings(Section):
@@ -67,14 +68,54 @@ class DenoisingNetwork(VelocityNetwork, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class NetworkSize:
+    """What a network takes.
+
+    Args:
+        parameters: numbers that are trained.
+        activations: bytes that one configuration of a batch keeps for the gradient, in float32.
+    """
+
+    parameters: int
+    activations: int
+
+
+def network_size(settings: NetworkSettings, system: ParticleSystem) -> NetworkSize:
+    """The size of a network for a system, from a pass without numbers: nothing of that size is allocated.
+
+    Raises:
+        TypeError: the system is not periodic.
+    """
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.device("meta"):
+        network = _assembled(settings, system)
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            velocity = network(torch.zeros(1), torch.zeros(1, system.n_particles, system.dim))
+    for parameter in network.parameters():
+        kept.pop(parameter.untyped_storage()._cdata, None)
+    del velocity
+    saved = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return NetworkSize(sum(parameter.numel() for parameter in network.parameters()), saved)
+
+
 def build_network(settings: NetworkSettings, system: ParticleSystem, seed: int = 0) -> HollowNetwork | StandardNetwork:
     """A network with fresh float32 weights that `seed` alone decides.
 
     Raises:
         TypeError: the system is not periodic.
     """
-    sizes = settings.model_dump(exclude={"kind"} if settings.kind == "hollow" else {"kind", "channels"})
-    kind = HollowNetwork if settings.kind == "hollow" else StandardNetwork
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "network"))
-        return kind(system.torus, system.species, system.diameters, **sizes)
+        return _assembled(settings, system)
+
+
+def _assembled(settings: NetworkSettings, system: ParticleSystem) -> HollowNetwork | StandardNetwork:
+    sizes = settings.model_dump(exclude={"kind"} if settings.kind == "hollow" else {"kind", "channels"})
+    kind = HollowNetwork if settings.kind == "hollow" else StandardNetwork
+    return kind(system.torus, system.species, system.diameters, **sizes)

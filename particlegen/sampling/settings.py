@@ -43,7 +43,7 @@ class ReferenceSettings(Section):
     temperatures: tuple[float, ...] | None = None
     sweeps_between_exchanges: int = Field(default=10, ge=1)
     block_frames: int = Field(default=2048, ge=1, le=1_000_000)
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1, le=1024)
 
     @model_validator(mode="after")
     def _consistent(self) -> "ReferenceSettings":

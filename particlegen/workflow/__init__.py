@@ -10,7 +10,7 @@ from particlegen.workflow.job import Interrupted
 from particlegen.workflow.kinds import open_run
 from particlegen.workflow.opened import Run, StageStatus
 from particlegen.workflow.planning import Plan, plan
-from particlegen.workflow.plans import PlannedStage
+from particlegen.workflow.plans import Need, PlannedStage
 from particlegen.workflow.resources import Resources, load_resources, resources_schema
 from particlegen.workflow.runner import extend, resume, run
 from particlegen.workflow.schema import load_workflow, workflow_schema
@@ -19,6 +19,7 @@ __all__ = [
     "GlassRun",
     "GlassWorkflow",
     "Interrupted",
+    "Need",
     "ParslExecutor",
     "Plan",
     "PlannedStage",

@@ -1,8 +1,8 @@
 """What workflows of every kind have in common."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from particlegen.settings import Section
 
@@ -15,11 +15,3 @@ class WorkflowBase(Section):
     version: Literal[1]
     kind: str
     seed: int = Field(default=0, ge=0, lt=2**63)
-
-    @field_validator("version", "seed", mode="before")
-    @classmethod
-    def _plain_integer(cls, value: Any) -> Any:
-        """`version: true` and `seed: "7"` are slips, not numbers."""
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError("expected an integer")
-        return value

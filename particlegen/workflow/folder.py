@@ -21,7 +21,7 @@ from particlegen.io.store import RunStore
 from particlegen.settings import InputError, RunError
 from particlegen.workflow.checked import is_entry
 
-__all__ = ["Journal", "RunFolder", "next_run_folder", "plain_name"]
+__all__ = ["Journal", "RunFolder", "free_run_folder", "next_run_folder", "plain_name"]
 
 LONGEST_LINE = 2**20
 """Bytes of a line of the journal that is read; those that are written have some hundred."""
@@ -56,17 +56,31 @@ class RunFolder:
                 touched.
         """
         folder = cls(path)
+        folder.check_vacant()
         try:
-            if path.exists() and (not path.is_dir() or not (folder.half_made or folder.empty)):
-                raise folder.occupied()
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             if error.errno in atomic.NO_SPACE:
                 raise
             raise InputError(f"output folder {path} cannot be made: {error.strerror}") from None
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise InputError(f"output folder {path} cannot be written to; check its permissions, or choose another")
         return folder
+
+    def check_vacant(self) -> None:
+        """That a run may begin here, in a new or empty folder or in one that is half made; nothing is written.
+
+        Raises:
+            InputError: it holds something else, or could not be made or written to.
+        """
+        path = self.path
+        try:
+            if path.exists() and (not path.is_dir() or not (self.half_made or self.empty)):
+                raise self.occupied()
+            there = next(here for here in (path.absolute(), *path.absolute().parents) if here.exists())
+        except OSError as error:
+            raise InputError(f"output folder {str(path)[:200]} cannot be made: {error.strerror}") from None
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            why = "is not writable" if there.is_dir() else "is no folder"
+            raise InputError(f"output folder {path} cannot be made: {there} {why}; choose another with --out")
 
     @property
     def empty(self) -> bool:
@@ -78,17 +92,15 @@ class RunFolder:
         entries = {entry.name: entry for entry in self.path.iterdir()}
         if self.events_file.name not in entries or not entries.keys() <= FIRST_FILES:
             return False
-        return all(entry.is_file() and not entry.is_symlink() for entry in entries.values()) and not (
-            self.events_file.stat().st_size
-        )
+        plain = all(entry.is_file() and not entry.is_symlink() for entry in entries.values())
+        return plain and not self.events_file.stat().st_size
 
     def occupied(self) -> InputError:
         """That another run or other files are here."""
-        what = "a run" if self.workflow_file.exists() else "files"
-        return InputError(
-            f"output folder {self.path} already holds {what}; choose another with --out, "
-            + (f"or continue it: particlegen resume {self.path}" if what == "a run" else "or empty it first")
-        )
+        what, instead = "files", "empty it first"
+        if self.workflow_file.exists():
+            what, instead = "a run", f"continue it: particlegen resume {self.path}"
+        return InputError(f"output folder {self.path} already holds {what}; choose another with --out, or {instead}")
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
@@ -345,22 +357,26 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:100] or "workflow"
 
 
-def next_run_folder(name: str, parent: Path = Path("runs")) -> Path:
-    """`runs/NAME-001`, or the next free number, made here so that no other process gets the same.
+def free_run_folder(name: str, parent: Path = Path("runs")) -> Path:
+    """`runs/NAME-001`, or the next free number; a name may come from a file, so it is made one without separators."""
+    safe, taken = plain_name(name), [0]
+    if parent.is_dir():
+        pattern = re.compile(re.escape(safe) + r"-(\d+)")
+        taken += [int(found[1]) for entry in parent.iterdir() if (found := pattern.fullmatch(entry.name))]
+    return parent / f"{safe}-{max(taken) + 1:03d}"
 
-    A name may come from a file, so it is made one without separators.
+
+def next_run_folder(name: str, parent: Path = Path("runs")) -> Path:
+    """`free_run_folder`, made here so that no other process gets the same.
 
     Raises:
         InputError: it cannot be made.
     """
-    safe = plain_name(name)
-    pattern = re.compile(re.escape(safe) + r"-(\d+)")
     try:
         parent.mkdir(parents=True, exist_ok=True)
         while True:
-            taken = [int(found[1]) for entry in parent.iterdir() if (found := pattern.fullmatch(entry.name))]
-            path = parent / f"{safe}-{max(taken, default=0) + 1:03d}"
             with suppress(FileExistsError):
+                path = free_run_folder(name, parent)
                 path.mkdir()
                 return path
     except OSError as error:

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from particlegen.catalogue import Card
 from particlegen.workflow.job import Job
 from particlegen.workflow.opened import Run
-from particlegen.workflow.plans import PlannedStage
+from particlegen.workflow.plans import Outline
 
-__all__ = ["Kind", "Outline", "Provenance"]
+__all__ = ["Kind", "Provenance"]
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,6 @@ class Provenance:
     cards: tuple[Card, ...]
     engines: Mapping[str, str]
     citations: list[str]
-
-
-@dataclass(frozen=True)
-class Outline:
-    """What a workflow would do, on any machine.
-
-    Args:
-        system: in one line.
-        stages: in order.
-        memory_bytes: beyond the interpreter and its libraries.
-        disk_bytes: of the run folder.
-    """
-
-    system: str
-    stages: tuple[PlannedStage, ...]
-    memory_bytes: float
-    disk_bytes: float
 
 
 class Kind(Protocol):

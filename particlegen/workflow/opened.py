@@ -11,6 +11,7 @@ import numpy as np
 
 from particlegen.estimate import Estimate, normalised_weights, resample
 from particlegen.io.store import RunStore
+from particlegen.machine import total_memory
 from particlegen.settings import InputError
 from particlegen.streams import numpy_stream
 from particlegen.system import ParticleSystem
@@ -177,6 +178,10 @@ class Run(ABC):
         """Positions in blocks, and per-frame columns that travel with them."""
         columns = {"energy": self.read(ensemble, "energy")}
         if resample is not None:
+            if 24 * resample * self.system.n_particles * self.system.dim > total_memory():
+                raise InputError(
+                    f"--resample: {resample} frames are more than this machine's memory holds; ask for fewer"
+                )
             chosen = self.resampled(ensemble, resample)
             return self._blocks(ensemble, chosen), {"energy": columns["energy"][chosen]}
         if "log_weight" in self.store.names(ensemble):
@@ -227,7 +232,14 @@ class Run(ABC):
         return files.export(Path(output), to, self.system, blocks, columns, self.elements)
 
 
-def as_estimate(entry: dict[str, Any]) -> Estimate:
-    """A quantity of `results.json`; null is NaN."""
-    value, stderr = (float("nan") if entry[key] is None else float(entry[key]) for key in ("value", "stderr"))
-    return Estimate(value, stderr, entry["unit"], entry["method"])
+def as_estimate(entry: Any) -> Estimate:
+    """A quantity of `results.json`; null is NaN.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        value, stderr = (float("nan") if entry[key] is None else float(entry[key]) for key in ("value", "stderr"))
+        return Estimate(value, stderr, entry["unit"], entry["method"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"results.json: {str(entry)[:80]!r} is no quantity; restore the file") from error

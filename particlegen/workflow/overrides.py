@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
+from particlegen import catalogue
 from particlegen.settings import InputError
 
 __all__ = ["apply_overrides", "parse_override"]
@@ -22,10 +21,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise InputError(f"--set {text!r}: expected key=value, for example --set training.minutes=10")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {text!r}: the value is no YAML ({str(error).splitlines()[0]})") from None
+    return key.strip(), catalogue.parse_value(value, f"--set {key.strip()}")
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

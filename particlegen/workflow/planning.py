@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from particlegen.workflow.plans import PlannedStage
+from particlegen import machine
+from particlegen.workflow.plans import Need, PlannedStage
 from particlegen.workflow.resources import InlineSettings, ParslSettings, ProcessSettings, Resources
 from particlegen.workflow.runner import prepare, prepare_machine
 
 __all__ = ["Plan", "plan"]
-
-BASE_MEMORY = 400e6
-"""Bytes that the interpreter and its libraries take."""
 
 
 @dataclass(frozen=True)
@@ -23,33 +21,51 @@ class Plan:
         system: the system in one line.
         machine: device and executor in one line.
         stages: in order.
-        memory_bytes: rough resident memory at the peak.
-        disk_bytes: rough size of the run folder.
+        memory: what is held at a time.
+        memory_there: bytes that this machine has.
+        disk: what the run folder holds.
+        disk_free: bytes that are free where it would be.
     """
 
     system: str
     machine: str
     stages: tuple[PlannedStage, ...]
-    memory_bytes: float
-    disk_bytes: float
+    memory: tuple[Need, ...]
+    memory_there: int
+    disk: tuple[Need, ...]
+    disk_free: int
+
+    @property
+    def memory_bytes(self) -> float:
+        """Rough resident memory at the peak, workers of this machine and its device among it."""
+        return sum(need.size for need in self.memory)
+
+    @property
+    def disk_bytes(self) -> float:
+        """Rough size of the run folder at its largest."""
+        return sum(need.size for need in self.disk)
 
 
 def plan(
     workflow: str | Path | Mapping[str, Any],
     set: Mapping[str, Any] | list[str] | None = None,
     resources: str | Path | Resources | None = None,
+    out: str | Path | None = None,
 ) -> Plan:
     """The plan of a workflow; arguments and errors as `run`, nothing is written."""
     prepared = prepare(workflow, set)
-    machine, device = prepare_machine(resources)
     prepared.origin()
-    outline = prepared.kind.outline(prepared.workflow, prepared.built)
+    offered, device = prepare_machine(resources)
+    folder = prepared.place(out)
+    room = prepared.check_room(offered, device, folder)
     return Plan(
-        system=outline.system,
-        machine=f"{device}; {_workers(machine.executor_for(prepared.kind.workers(prepared.workflow)))}",
-        stages=outline.stages,
-        memory_bytes=BASE_MEMORY + outline.memory_bytes,
-        disk_bytes=outline.disk_bytes,
+        system=room.outline.system,
+        machine=f"{device}; {_workers(offered.executor_for(prepared.kind.workers(prepared.workflow)))}",
+        stages=room.outline.stages,
+        memory=room.memory,
+        memory_there=machine.total_memory(),
+        disk=room.outline.disk,
+        disk_free=machine.free_disk(folder),
     )
 
 

@@ -14,16 +14,26 @@ from particlegen.machine import keep_freed_memory
 from particlegen.settings import InputError, RunError
 from particlegen.workflow.base import WorkflowBase
 from particlegen.workflow.executors import check_executor, open_executor
-from particlegen.workflow.folder import Journal, RunFolder, next_run_folder
+from particlegen.workflow.folder import Journal, RunFolder, free_run_folder, next_run_folder
 from particlegen.workflow.job import StopSignal, stop_on_signals
 from particlegen.workflow.kind import Kind, Provenance
 from particlegen.workflow.kinds import KINDS, open_run
 from particlegen.workflow.manifest import build_manifest, check_manifest
 from particlegen.workflow.opened import Run
+from particlegen.workflow.plans import Need, Outline
 from particlegen.workflow.resources import Resources, load_resources
+from particlegen.workflow.room import check_disk, check_memory, memory_needs
 from particlegen.workflow.schema import canonical_yaml, load_run, load_workflow, overrides_of
 
 __all__ = ["Prepared", "extend", "prepare", "prepare_machine", "resume", "run"]
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a workflow would do, and the memory that it takes on this machine."""
+
+    outline: Outline
+    memory: tuple[Need, ...]
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,25 @@ class Prepared:
     def origin(self) -> Mapping[str, Any]:
         """The run that it goes on from; empty where it starts from nothing. Raises InputError, see `Kind.origin`."""
         return self.kind.origin(self.workflow, self.built, self.provenance(), self.relative_to)
+
+    def place(self, out: str | Path | None) -> Path:
+        """The folder of a fresh run. Raises InputError where none could be made."""
+        path = Path(out) if out is not None else free_run_folder(self.name)
+        RunFolder(path).check_vacant()
+        return path
+
+    def check_room(self, resources: Resources, device: torch.device, folder: Path | None = None) -> Room:
+        """What a run takes and what there is; without a folder, the disk is not looked at.
+
+        Raises:
+            InputError: the machine has not the memory, or the folder's file system not the room.
+        """
+        outline = self.kind.outline(self.workflow, self.built)
+        needs = memory_needs(outline, resources, self.kind.workers(self.workflow))
+        check_memory(needs, self.workflow, device)
+        if folder is not None:
+            check_disk(outline.disk, self.workflow, folder)
+        return Room(outline, needs)
 
 
 def prepare(workflow: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | list[str] | None) -> Prepared:
@@ -135,9 +164,11 @@ def _begin(
     """Run into a fresh folder."""
     provenance, origin = prepared.provenance(), prepared.origin()
     machine, device = prepare_machine(resources)
+    path = prepared.place(out)
+    prepared.check_room(machine, device, path)
     manifest = build_manifest(prepared.workflow, provenance, origin, prepared.relative_to, prepared.name, str(device))
-    with _failures_explained(Path(out) if out is not None else Path("runs"), begun=False):
-        folder = RunFolder.create(Path(out) if out is not None else next_run_folder(prepared.name))
+    with _failures_explained(path, begun=False):
+        folder = RunFolder.create(path if out is not None else next_run_folder(prepared.name))
         journal = Journal(folder)
     with stop_on_signals() as stop, journal:
         with _failures_explained(folder.path, begun=False):
@@ -164,6 +195,7 @@ def resume(folder: str | Path, resources: str | Path | Resources | None = None, 
     check_manifest(opened.manifest, workflow, provenance, opened.folder.path)
     machine, device = prepare_machine(resources)
     prepared = Prepared(workflow, kind, built, opened.relative_to, str(opened.manifest["name"]))
+    prepared.check_room(machine, device)
     with _failures_explained(opened.folder.path), stop_on_signals() as stop, Journal(opened.folder) as journal:
         opened.folder.remove_partials()
         return _execute(opened.folder, prepared, machine, device, listener, journal, stop, resumed=True)

@@ -7,17 +7,17 @@ from typing import Any
 from particlegen import catalogue
 from particlegen.energy import BuiltSystem, build_system
 from particlegen.energy.engine_cards import engine_digest
-from particlegen.networks import build_network
 from particlegen.settings import InputError
 from particlegen.workflow.glass.citations import citations
 from particlegen.workflow.glass.engines import check_engine
 from particlegen.workflow.glass.estimates import run_estimates
 from particlegen.workflow.glass.generation import run_generation
 from particlegen.workflow.glass.job import GlassJob
+from particlegen.workflow.glass.plan import outline
 from particlegen.workflow.glass.reference import run_reference
 from particlegen.workflow.glass.report import run_report
 from particlegen.workflow.glass.run import GlassRun
-from particlegen.workflow.glass.schema import GlassWorkflow, PretrainedSettings
+from particlegen.workflow.glass.schema import GlassWorkflow
 from particlegen.workflow.glass.training import (
     given_weights,
     load_pretrained,
@@ -25,8 +25,8 @@ from particlegen.workflow.glass.training import (
     run_training,
     system_hash,
 )
-from particlegen.workflow.kind import Outline, Provenance
-from particlegen.workflow.plans import PlannedStage
+from particlegen.workflow.kind import Provenance
+from particlegen.workflow.plans import Outline
 
 __all__ = ["FEWEST_FRAMES", "GLASS"]
 
@@ -68,7 +68,7 @@ class _Glass:
     def provenance(self, workflow: GlassWorkflow, built: BuiltSystem, relative_to: Path) -> Provenance:
         name, given = workflow.energy.engine, given_weights(workflow.training)
         named = [] if name is None else [catalogue.load("potentials", name, relative_to)]
-        named += [] if given is None else [pretrained_card(given, relative_to)]
+        named += [] if given is None else [pretrained_card(given, relative_to)[0]]
         engines = {} if name is None else {name: engine_digest(name, relative_to)}
         return Provenance(system_hash(built), (built.card, *named), engines, citations(workflow, built, named))
 
@@ -81,45 +81,7 @@ class _Glass:
         return workflow.reference.workers
 
     def outline(self, workflow: GlassWorkflow, built: BuiltSystem) -> Outline:
-        system = built.system
-        coordinates = system.n_particles * system.dim
-        parameters = sum(parameter.numel() for parameter in build_network(workflow.network, system).parameters())
-        frames, samples = workflow.reference.frames, workflow.generation.samples
-        batch = max(getattr(workflow.training, "batch", 0), workflow.generation.chunk)
-        pairs = system.n_particles**2 * workflow.network.width
-        activations = 8 * 4 * batch * pairs * (workflow.network.rounds + 1)
-        composition = " ".join(f"{name}{n}" for name, n in zip(system.species_names, system.composition, strict=True))
-        box = " x ".join(f"{length:.5g}" for length in system.torus.lengths)
-        return Outline(
-            system=f"{system.name}: N = {system.n_particles} ({composition}), box {box}, "
-            f"T = {built.state.temperature:g}",
-            stages=_stages(workflow, built, parameters),
-            memory_bytes=2 * 8 * frames * coordinates + 16 * parameters + activations,
-            disk_bytes=8 * (frames + samples) * (coordinates + 4) + 60 * parameters,
-        )
+        return outline(workflow, built)
 
 
 GLASS = _Glass()
-
-
-def _stages(workflow: GlassWorkflow, built: BuiltSystem, parameters: int) -> tuple[PlannedStage, ...]:
-    reference, training, generation = workflow.reference, workflow.training, workflow.generation
-    calls = reference.energy_calls(built.system, built.state)
-    if isinstance(training, PretrainedSettings):
-        learns = f"weights of {training.pretrained}"
-    else:
-        length = f"{training.minutes:g} minutes, batches" if training.steps is None else f"{training.steps:,} steps"
-        learns = f"{parameters:,} parameters, {length} of {training.batch}"
-        if training.start_from is not None:
-            learns += f", from the weights of {training.start_from}"
-    draws = f"{generation.samples:,} samples, {generation.solver}, {generation.likelihood} likelihood"
-    shown = ", ".join(workflow.estimates.observables) + (", free energy" if workflow.estimates.free_energy else "")
-    return (
-        PlannedStage(
-            "reference", f"{reference.frames:,} frames, {reference.sampler}, {reference.chains} chains", calls
-        ),
-        PlannedStage("training", learns),
-        PlannedStage("generation", draws, generation.samples),
-        PlannedStage("estimates", shown),
-        PlannedStage("report", "report.html"),
-    )

@@ -4,9 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 
 from particlegen import catalogue
 from particlegen.catalogue import Card
@@ -16,9 +17,9 @@ from particlegen.interpolant import InterpolantLoss
 from particlegen.io.checkpoint import load_weights, save_weights
 from particlegen.io.trained_card import load_trained_card
 from particlegen.networks import HollowNetwork, NetworkSettings, StandardNetwork, build_network
-from particlegen.settings import InputError
+from particlegen.settings import InputError, Section
 from particlegen.training import Trainer
-from particlegen.validation import near_matches
+from particlegen.validation import near_matches, parse_section
 from particlegen.workflow.glass.job import GlassJob
 from particlegen.workflow.glass.reference import training_frames
 from particlegen.workflow.glass.schema import GlassWorkflow, NetworkTraining, PretrainedSettings
@@ -37,6 +38,34 @@ __all__ = [
 
 STAGE = "training"
 _NOISE = ("noise", "noise_amplitude")
+
+
+class NetworkCard(Section):
+    """`kind: network`: trained weights, and what they are valid for.
+
+    Args:
+        title: for people.
+        system: the `system` section that they were trained with.
+        temperature: of the data.
+        system_hash: of particles, box and potential.
+        network: the `network` section; what is younger than the card has its default.
+        trained_with: the other sections, by name; some have no keys.
+        weights: safetensors file beside the card.
+        sha256: its checksum.
+        citations: of system and method.
+    """
+
+    version: Literal[1]
+    kind: Literal["network"]
+    title: str = ""
+    system: dict[str, Any] = Field(default_factory=dict)
+    temperature: float | None = None
+    system_hash: str
+    network: NetworkSettings
+    trained_with: dict[str, int | dict[str, Any]] = Field(default_factory=dict)
+    citations: tuple[str, ...] = ()
+    weights: str = Field(min_length=1)
+    sha256: str = Field(min_length=1)
 
 
 def system_hash(built: BuiltSystem) -> str:
@@ -66,8 +95,8 @@ def given_weights(settings: NetworkTraining | PretrainedSettings) -> str | None:
     return settings.pretrained if isinstance(settings, PretrainedSettings) else settings.start_from
 
 
-def pretrained_card(name: str, relative_to: Path | None) -> Card:
-    """The card of a trained network, by catalogue name or by a user's relative path.
+def pretrained_card(name: str, relative_to: Path | None) -> tuple[Card, NetworkCard]:
+    """The card of a trained network, by catalogue name or by a user's relative path, as found and validated.
 
     Raises:
         InputError: unknown name, missing file, or no network card.
@@ -80,13 +109,12 @@ def pretrained_card(name: str, relative_to: Path | None) -> Card:
             hint = near_matches(name, list(cards)) if cards else "the catalogue ships none"
             raise InputError(f"key 'training': unknown network {name!r}: {hint}")
         card = cards[name]
-    missing = [key for key in ("weights", "sha256", "system_hash", "network") if key not in card.data]
-    if missing or card.data.get("kind") != "network":
-        found = f"keys missing: {', '.join(missing)}" if missing else f"kind is {card.data.get('kind')!r}"
+    if card.data.get("kind") != "network":
         raise InputError(
-            f"{card.path}: no card of a trained network ({found}); `particlegen export --to network` makes one"
+            f"{card.path}: key 'kind': found {card.data.get('kind')!r}; a card of a trained network has kind "
+            "'network', as `particlegen export --to network` makes it"
         )
-    return card
+    return card, parse_section(NetworkCard, card.data, str(card.path))
 
 
 def load_pretrained(
@@ -97,20 +125,20 @@ def load_pretrained(
     Raises:
         InputError: another system, network or noise than they were trained for, or a damaged file.
     """
-    card = pretrained_card(name, relative_to)
-    if card.data["system_hash"] != system_hash(built):
+    card, stated = pretrained_card(name, relative_to)
+    if stated.system_hash != system_hash(built):
         raise InputError(
-            f"key 'training': {card.name!r} was trained for another system ({card.data.get('title', '?')}); "
+            f"key 'training': {card.name!r} was trained for another system ({stated.title}); "
             "particles, box and potential have to be the same, only the temperature may differ"
         )
-    defaults = NetworkSettings().model_dump(mode="json")  # for keys that are younger than the card
-    _same("network", {**defaults, **card.data["network"]}, workflow.network.model_dump(mode="json"), card)
+    _same("network", stated.network.model_dump(mode="json"), workflow.network.model_dump(mode="json"), card)
     if workflow.network.denoiser:
-        trained = card.data.get("trained_with", {}).get("interpolant", {})
+        interpolant = stated.trained_with.get("interpolant")
+        trained = interpolant if isinstance(interpolant, dict) else {}
         noise = workflow.interpolant.model_dump(mode="json", include=set(_NOISE))
         _same("interpolant", {key: trained.get(key) for key in _NOISE}, noise, card)
-    weights, _ = load_trained_card(card.path, str(card.data["weights"]), str(card.data["sha256"]))
-    filled_network(weights, workflow.network, built, card.path.parent / str(card.data["weights"]))
+    weights, _ = load_trained_card(card.path, stated.weights, stated.sha256)
+    filled_network(weights, workflow.network, built, card.path.parent / stated.weights)
     return weights, card
 
 

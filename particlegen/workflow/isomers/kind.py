@@ -23,14 +23,15 @@ from particlegen.workflow.isomers.extension import origin, run_inheritance
 from particlegen.workflow.isomers.job import IsomerJob, engine_card
 from particlegen.workflow.isomers.learning import labels_reserved
 from particlegen.workflow.isomers.minima import run_minima
-from particlegen.workflow.isomers.plan import planned_stages
+from particlegen.workflow.isomers.plan import outline
 from particlegen.workflow.isomers.production import run_production
 from particlegen.workflow.isomers.report import run_report
 from particlegen.workflow.isomers.run import IsomerRun
 from particlegen.workflow.isomers.schema import IsomerWorkflow
 from particlegen.workflow.isomers.spectra import run_spectra
 from particlegen.workflow.isomers.vibrations import run_vibrations
-from particlegen.workflow.kind import Outline, Provenance
+from particlegen.workflow.kind import Provenance
+from particlegen.workflow.plans import Outline
 
 __all__ = ["ISOMERS"]
 
@@ -93,19 +94,7 @@ class _Isomers:
         return 1
 
     def outline(self, workflow: IsomerWorkflow, built: BuiltCluster) -> Outline:
-        chains, production = workflow.chains, workflow.production
-        k, n = len(built.isomers), built.system.n_particles
-        states = -(-production.samples // chains.count) * chains.count
-        names = ", ".join(isomer.name for isomer in built.isomers)
-        composition = " ".join(
-            f"{name}{number}" for name, number in zip(built.system.species_names, built.system.composition, strict=True)
-        )
-        return Outline(
-            system=f"{built.system.name}: N = {n} ({composition}), isomers {names}, T = {built.state.temperature:g}",
-            stages=planned_stages(workflow, built),
-            memory_bytes=8.0 * 3 * n * (2 * k * (states + production.draws) + workflow.adaptation.kept) + 3e8,
-            disk_bytes=8.0 * k * (states + production.draws) * (3 * n + 5) + 2e6 * k,
-        )
+        return outline(workflow, built)
 
 
 ISOMERS = _Isomers()

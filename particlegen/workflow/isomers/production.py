@@ -209,8 +209,8 @@ def audited(saved: Checkpoint | None) -> bool:
 
 
 def spread_states(job: IsomerJob, index: int, count: int) -> Iterator[Tensor]:
-    """`count` states `(N, 3)` of an isomer's production, evenly spread over chains and time."""
+    """`count` states `(N, 3)` of an isomer's production at most, evenly spread over chains and time."""
     rows = np.flatnonzero(job.store.read(CHAINS, "isomer") == index)
     positions = job.store.read(CHAINS, "position")
-    for row in rows[np.unique(np.linspace(0, len(rows) - 1, count).astype(int))]:
+    for row in rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]:
         yield torch.from_numpy(positions[row])

@@ -23,7 +23,13 @@ from particlegen.workflow.isomers.schema import IsomerWorkflow, VibrationSetting
 from particlegen.workflow.isomers.states import weighted_states
 from particlegen.workflow.spent import as_dicts, count
 
-__all__ = ["run_vibrations", "trajectory_energies", "units_of_vibrations", "vibrational_densities"]
+__all__ = [
+    "frames_of_trajectory",
+    "run_vibrations",
+    "trajectory_energies",
+    "units_of_vibrations",
+    "vibrational_densities",
+]
 
 FRAMES = 8
 """At least so many of a period of the stiffest vibration are kept: power is seen up to four times its frequency."""
@@ -48,6 +54,11 @@ def trajectory_energies(workflow: IsomerWorkflow) -> int:
     return states * (1 + sum(_blocks(settings)) * _leaps(settings))
 
 
+def frames_of_trajectory(settings: VibrationSettings) -> int:
+    """Velocities that are kept of each trajectory."""
+    return 2 * round(settings.periods * settings.steps / (2 * _leaps(settings)))
+
+
 def _leaps(settings: VibrationSettings) -> int:
     """Steps between two frames that are kept."""
     return settings.steps // FRAMES
@@ -56,7 +67,7 @@ def _leaps(settings: VibrationSettings) -> int:
 def _blocks(settings: VibrationSettings) -> list[int]:
     """Frames of each block; an even number in all."""
     each = BLOCK * settings.steps // _leaps(settings)
-    total = 2 * round(settings.periods * settings.steps / (2 * _leaps(settings)))
+    total = frames_of_trajectory(settings)
     return [min(each, total - start) for start in range(0, total, each)]
 
 
