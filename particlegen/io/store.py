@@ -276,7 +276,7 @@ class RunStore:
 
         Args:
             ensemble: which one; nothing happens when it has no segments.
-            system: fills in box and species, as H5MD wants them; without it the box has no edges.
+            system: fills in box and species of all ensembles, as H5MD wants them; without it boxes have no edges.
 
         Raises:
             RunError: a segment is damaged or missing, or the disk is full; everything is as it was.
@@ -291,8 +291,8 @@ class RunStore:
                 # HDF5 accepts only an empty file to begin with, so the reservation comes after it is open.
                 _reserve(raw, self._size_of(parts))
                 _describe(file)
-                self._keep_others(file, ensemble)
-                self._write_ensemble(file, ensemble, parts, system)
+                self._keep_others(file, ensemble, system)
+                self._write_ensemble(file, ensemble, parts, self.segments(ensemble)[-1] + 1, system)
         # Also what a killed process left behind after the new file was in place.
         chunks, _ = self._consolidated(ensemble)
         folder = self._segment_folder(ensemble)
@@ -307,20 +307,20 @@ class RunStore:
         stored = old + sum(part.path.stat().st_size for part in parts if part.group)
         return stored + stored // 50 + 64 * (parts[-1].start + parts[-1].frames) + 2**20
 
-    def _keep_others(self, file: Any, ensemble: str) -> None:
-        if not self.file.is_file():
-            return
-        with _opened(self.file) as old:
-            for room in ("particles", "observables"):
-                for other in _group(old, room):
-                    if other != ensemble:
-                        old.copy(f"{room}/{other}", file[room])
+    def _keep_others(self, file: Any, ensemble: str, system: ParticleSystem | None) -> None:
+        """What `data.h5` holds of other ensembles, read and written anew: HDF5 copies a damaged object for ever."""
+        for other in ENSEMBLES:
+            chunks, frames = self._consolidated(other)
+            if other != ensemble and frames:
+                self._write_ensemble(file, other, [_Part(self.file, "", 0, frames)], chunks, system)
 
-    def _write_ensemble(self, file: Any, ensemble: str, parts: list[_Part], system: ParticleSystem | None) -> None:
+    def _write_ensemble(
+        self, file: Any, ensemble: str, parts: list[_Part], chunks: int, system: ParticleSystem | None
+    ) -> None:
         frames = parts[-1].start + parts[-1].frames
         particles = _describe_particles(file["particles"], ensemble, system)
         observables = file["observables"].create_group(ensemble)
-        observables.attrs["chunks"] = self.segments(ensemble)[-1] + 1
+        observables.attrs["chunks"] = chunks
         observables.attrs["frames"] = frames
         first: dict[str, Any] = {}
         for name in self.names(ensemble):

@@ -312,6 +312,19 @@ def _number(reader: _Lines, token: str, what: str) -> float:
     return value
 
 
+def _check_announced(path: Path) -> None:
+    """Refuse a LAMMPS dump that announces more atoms than the file can hold: ASE would read as many empty lines."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        while line := stream.readline(_MAX_LINE):
+            if line.startswith(b"ITEM: NUMBER OF ATOMS"):
+                count = stream.readline(_MAX_LINE).strip()
+                if not count.isdigit() or len(count) > 9 or 2 * int(count) > size:
+                    raise InputError(
+                        f"{path}: {count[:40].decode(errors='replace')!r} atoms announced, more than fit in it"
+                    )
+
+
 def _ase_frames(path: Path, format: str) -> Iterator[Structure]:
     if format not in ASE_FORMATS:
         raise InputError(f"{path}: format {format!r} is not read; expected one of {', '.join(ASE_FORMATS)}")
@@ -320,6 +333,8 @@ def _ase_frames(path: Path, format: str) -> Iterator[Structure]:
 
     read: Callable = ase.io.read
     binary = ioformats[format].isbinary
+    if format == "lammps-dump-text":
+        _check_announced(path)
     try:
         # The open file and not its name, in which ASE would look for an index, for compression, for a database.
         with path.open("rb" if binary else "r", encoding=None if binary else "utf-8") as stream:

@@ -201,6 +201,10 @@ def deep(text):
     return b"[" * 100_000
 
 
+def nothing(text):
+    return b""
+
+
 DAMAGES = [
     ("workflow.yaml", flipped(b"temperature: 1.0", b"temperature: 1.1"), "changed since the run began"),
     ("workflow.yaml", cut, "changed since the run began"),
@@ -255,7 +259,9 @@ def jumbled(text):
     return b'\xff\xfe{"kind": "\xc3(\n{"time": 1e999, "kind"\n' + b"[" * 50_000 + b"\n" + found + b'\n{"kind": "prog'
 
 
-@pytest.mark.parametrize("damage", [jumbled, cut, other, deep, lambda text: b""], ids=str)
+@pytest.mark.parametrize(
+    "damage", [jumbled, cut, other, deep, lambda text: b""], ids=["jumbled", "cut", "other", "deep", "empty"]
+)
 def test_a_damaged_journal_costs_nothing_but_what_it_said(damage, undisturbed, tmp_path, monkeypatch):
     quick(monkeypatch)
     run = copied(undisturbed("glass")[0], tmp_path / "run")
