@@ -25,7 +25,8 @@ NAMES = frozenset(
         *("yaml.load_all", "yaml.loader", "yaml.cyaml"),
         *("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"),
         *("pyscf.gto.loads", "pyscf.gto.mole.loads", "pyscf.gto.Mole.loads"),
-        *("mdtraj.load", "ase.io.Trajectory", "ase.io.trajectory", "openmm.PythonForce", "openmm.openmm.PythonForce"),
+        *("mdtraj.load", "ase.io.Trajectory", "openmm.PythonForce", "openmm.openmm.PythonForce"),
+        *(f"ase.io.trajectory.{name}" for name in ("Trajectory", "TrajectoryReader", "read_traj", "PickleTrajectory")),
     }
 )
 """What may not be named at all, so that no second name can hide it."""

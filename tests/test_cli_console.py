@@ -1,5 +1,6 @@
 """Texts of files on the terminal: shown as they are, never obeyed."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -42,10 +43,11 @@ def handed_over(tmp_path):
     folder = tmp_path / "[bold]run"
     folder.mkdir()
     shutil.copy(TINY, folder / "workflow.yaml")
-    manifest = {"name": EVIL, "relative_to": ".", "citations": [EVIL]}
+    digest = hashlib.sha256((folder / "workflow.yaml").read_bytes()).hexdigest()
+    manifest = {"name": EVIL, "relative_to": ".", "citations": [EVIL], "workflow_sha256": digest}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     number = {"value": 1.0, "stderr": 0.1, "unit": EVIL, "method": EVIL}
-    results = {"status": {"converged": False, "reasons": [EVIL]}, "free_energy": {EVIL: number}}
+    results = {"kind": "glass", "status": {"converged": False, "reasons": [EVIL]}, "free_energy": {EVIL: number}}
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 

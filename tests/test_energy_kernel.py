@@ -307,7 +307,7 @@ def test_a_card_brings_back_the_same_potential(tmp_path, fitted, labels):
     for change, message in (
         ({"length": 21.0}, "'length'; the card was edited"),
         ({"weights": "cut.safetensors"}, "damaged, its checksum"),
-        ({"weights": "no.safetensors"}, "is not there"),
+        ({"weights": "no.safetensors"}, "No such file"),
         ({"offset": None}, "offset"),
         ({"lenght": 4.0}, "unknown key 'lenght'"),
     ):

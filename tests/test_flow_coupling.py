@@ -268,7 +268,7 @@ def trimer():
 def test_free_energy_of_the_trimer_is_that_of_quadrature(trimer):
     _, flow, _, provider, state, _ = trimer
     truth = trimer_free_energy(provider, state.beta)
-    found, error, ess = free_energy(flow, provider, state, compact, 4000)
+    found, error, ess = free_energy(flow, provider, state, compact, 16_000)
     assert error < 0.008 and ess > 0.8
     assert abs(found - truth) < 4 * error
     wrong, error, _ = free_energy(Changed(flow, no_jacobian), provider, state, compact)

@@ -29,6 +29,7 @@ EMT = yaml.safe_load(TINY.read_text()) | {
     "energy": {"budget": 400},
     "learned": {"first": 4, "rounds": 1, "per_round": 4, "potential": {"iterations": 3, "fitted_on": 20}},
     "chains": {"count": 2, "leaps": 2, "local_steps": 1, "candidates": 2, "warm_up": 24},
+    "adaptation": {"rounds": 2, "sweeps": 24, "kept": 64},
     "production": {"samples": 64, "draws": 64, "discard": 1, "quenches": 1, "block": 16},
     "correction": {"labels": 8, "chains": 2, "decisions": 0},
 }
@@ -231,7 +232,9 @@ def test_an_unfinished_adaptation_and_other_kinds_are_refused(first, tmp_path):
     glass = tmp_path / "glass"
     glass.mkdir()
     shutil.copy(ROOT / "tests" / "workflows" / "tiny.yaml", glass / "workflow.yaml")
-    (glass / "manifest.json").write_text('{"name": "glass", "relative_to": ".", "citations": []}')
+    digest = hashlib.sha256((glass / "workflow.yaml").read_bytes()).hexdigest()
+    content = {"name": "glass", "relative_to": ".", "citations": [], "workflow_sha256": digest}
+    (glass / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"a run of kind 'glass' cannot be extended"):
         particlegen.extend(glass)
     with pytest.raises(InputError, match=r"is a run of kind 'glass'; give one of kind 'isomers'"):

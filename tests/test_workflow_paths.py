@@ -151,7 +151,14 @@ def handed_over(tmp_path):
     cards.mkdir()
     shutil.copy(catalogue.root() / "systems" / "ipl_binary_2d.yaml", cards / "card.yaml")
     written(run, TINY, {"system.card": "card.yaml"})
-    content = {"name": "../../evil", "relative_to": str(cards), "citations": [], "inputs": {}}
+    digest = hashlib.sha256((run / "workflow.yaml").read_bytes()).hexdigest()
+    content = {
+        "name": "../../evil",
+        "relative_to": str(cards),
+        "citations": [],
+        "inputs": {},
+        "workflow_sha256": digest,
+    }
     (run / "manifest.json").write_text(json.dumps(content))
     return run
 

@@ -95,7 +95,7 @@ def test_excitations_are_those_of_pyscf_and_nothing_is_computed_twice(run):
     field.run()
     theirs = field.TDDFT()
     theirs.run(nstates=STATES)
-    assert np.abs(theirs.e * HARTREE - tensors["ring.energies"][4].numpy()).max() < 0.02  # grid and fit
+    assert np.abs(theirs.e * HARTREE - tensors["ring.energies"][4].numpy()).max() < 0.03  # grid and fit
     assert np.abs(theirs.oscillator_strength() - tensors["ring.strengths"][4].numpy()).max() < 0.01
     assert (tensors["ring.strengths"].sum(1) <= 2.0).all()  # of two electrons, Thomas-Reiche-Kuhn
     asked = 1 + CONFIGURATIONS

@@ -188,8 +188,10 @@ class RunFolder:
                 hint = f"; the run is not finished: particlegen resume {self.path}" if file == self.results_file else ""
                 raise InputError(f"{file}: not there{hint}") from None
             raise InputError(f"{file}: cannot be read ({problem}); {self._instead(file)}") from None
+        for key in sorted(_NEEDED[file.name] - content.keys()):
+            raise InputError(f"{file}: key {key!r} is missing; {self._instead(file)}")
         seal = _seal(file, content)
-        if content.get(SEAL, seal) != seal or not _NEEDED[file.name] <= content.keys():  # earlier versions had no seal
+        if content.get(SEAL, seal) != seal:  # earlier versions had no seal
             raise InputError(f"{file}: damaged or edited: it does not match its own checksum; {self._instead(file)}")
         return content
 

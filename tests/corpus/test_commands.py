@@ -1,5 +1,6 @@
 """Every command with wrong arguments, and with folders that are no runs or damaged ones: exit code 2, one message."""
 
+import hashlib
 import json
 import os
 import sys
@@ -39,7 +40,8 @@ def run_folder(workflow: Path, **manifest) -> Path:
     folder = Path("made")
     folder.mkdir()
     (folder / "workflow.yaml").write_bytes(workflow.read_bytes())
-    content = {"name": "tiny", "relative_to": str(Path.cwd()), "citations": [], "engines": {}} | manifest
+    content = {"name": "tiny", "relative_to": str(Path.cwd()), "citations": [], "engines": {}}
+    content |= {"workflow_sha256": hashlib.sha256((folder / "workflow.yaml").read_bytes()).hexdigest()} | manifest
     content = {key: value for key, value in content.items() if value is not ...}
     (folder / "manifest.json").write_text(json.dumps(content))
     return folder

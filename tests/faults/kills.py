@@ -53,6 +53,7 @@ def go_on(workflow: Path, folder: Path, resources: Path, operation: int = 0) -> 
     Args:
         operation: before this one of its operations on files, counted from 1, the process kills itself; 0 for never.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has it ignored
     if operation:
         kill_before(operation, folder)
     try:
@@ -108,6 +109,7 @@ class Session:
                 cwd=folder.parent,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job has it ignored
             )
         else:
             context = multiprocessing.get_context("forkserver")

@@ -128,8 +128,8 @@ def test_a_folder_without_permission_to_write(undisturbed, open_to_all, monkeypa
     for folder in (run, closed):
         folder.chmod(0o755)
     told(status, 0)
-    told(made, 2, "cannot be made", "permission denied")
-    told(occupied, 2, "cannot be written to")
+    told(made, 2, "cannot be made", "not writable")
+    told(occupied, 2, "cannot be made", "not writable")
     told(resumed, 3, "events.jsonl: cannot be written", "permission")
     told(reported, 3, "report.html: cannot be written", "permission")
     told(exported, (2, 3), "x.extxyz.*: cannot be written .permission")

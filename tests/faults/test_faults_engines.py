@@ -86,6 +86,9 @@ def run_faulty(plugin, tmp_path, name, fault, share, only="all"):
     (tmp_path / "mended").touch()
     told(call("resume", folder, "--quiet"), 0)
     after = check_energies(folder, name)
+    # What failed and is asked for again is answered; a rejected proposal may not come again.
+    failed, still = ({one.geometry_hash for one in labels if not one.converged} for labels in (before, after))
+    assert still <= failed
     kept = {label.geometry_hash for label in before if label.converged}
     assert kept <= {label.geometry_hash for label in after if label.converged}
     # Only answers that came home in a task together with a failure could not be kept.
@@ -101,8 +104,7 @@ def run_faulty(plugin, tmp_path, name, fault, share, only="all"):
 def test_a_glass_with_an_engine_that_fails(plugin, tmp_path, fault, share, ends):
     code, said, labels = run_faulty(plugin, tmp_path, "glass", fault, share)
     assert code == ends, said
-    failed = [label for label in labels if not label.converged]
-    assert bool(failed) == (ends == 0)  # what had failed was asked for again, and answered
+    assert ends or any(not label.converged for label in labels)
 
 
 def test_samples_that_the_engine_fails_on_are_told_and_counted(plugin, tmp_path):

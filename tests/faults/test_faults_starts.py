@@ -29,8 +29,8 @@ def test_a_start_between_the_look_at_the_folder_and_the_lock_is_noticed(tmp_path
     """The second finds the folder empty, and then the first begins there: its workflow is not touched."""
     workflow, folder, create = written(tmp_path, GLASS), tmp_path / "run", RunFolder.create
 
-    def late(path, text):
-        found = create(path, text)
+    def late(path):
+        found = create(path)
         monkeypatch.setattr(RunFolder, "create", create)
         with pytest.raises(Stop):
             particlegen.run(workflow, out=folder, set={"seed": 9}, listener=stop)
@@ -68,9 +68,9 @@ def test_what_a_killed_start_left_behind_is_no_obstacle(undisturbed, tmp_path, m
     workflow, folder = written(tmp_path, GLASS), tmp_path / "run"
     folder.mkdir()
     (folder / "events.jsonl").touch()
-    (folder / ".partial-manifest.json").write_text("{")
-    (folder / "workflow.yaml").write_bytes((undisturbed("glass")[0] / "workflow.yaml").read_bytes())
-    told(call("resume", folder), 2, "no run folder: manifest.json missing")
+    (folder / "manifest.json").write_bytes((undisturbed("glass")[0] / "manifest.json").read_bytes())
+    (folder / ".partial-workflow.yaml").write_text("{")
+    told(call("resume", folder), 2, "no run folder yet", "begin again")
     told(call("run", workflow, "--out", folder, "--quiet"), 0)
     same(folder, undisturbed("glass")[0])
 
@@ -82,7 +82,7 @@ def test_what_somebody_else_put_there_is_left_alone(name, content, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / name).write_text(content)
-    told(call("run", written(tmp_path, GLASS), "--out", folder), 2, "already holds files")
+    told(call("run", written(tmp_path, GLASS), "--out", folder), 2, "already holds")
     assert {path.name: path.read_text() for path in folder.iterdir()} == {name: content}
 
 

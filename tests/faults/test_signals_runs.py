@@ -76,7 +76,8 @@ def test_a_signal_ends_a_run_before_its_next_label_and_keeps_those_that_are_ther
             return self._provider.evaluate(positions, want)
 
     engine, told = Engine(TorchPairEnergy(built.system, built.potential)), []
-    job = SimpleNamespace(stop=StopSignal(), emit=told.append, slots=1, folder=SimpleNamespace(path="there"))
+    job = SimpleNamespace(stop=StopSignal(), emit=told.append, slots=1, resumed=False)
+    job.folder = SimpleNamespace(path="there")
     job.workflow = SimpleNamespace(energy=SimpleNamespace(chunk=2))
     job.check = lambda stage: Job.check(job, stage)
     job.counted = lambda provider, stage: Counted(provider, Ledger(), stage)

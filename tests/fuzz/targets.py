@@ -371,6 +371,7 @@ def results_seeds() -> list[bytes]:
     status = {"converged": False, "reasons": ["no"]}
     generated = {"pareto_k": number(0.9), "n_samples": number(100), "ess_per_sample": number(0.01)}
     glass = {
+        "kind": "glass",
         "status": status,
         "system": {"name": "x", "composition": {"A": 3}},
         "reference": {"r_hat": number(1.2), "energy_per_particle": number(2.0)},
@@ -380,6 +381,7 @@ def results_seeds() -> list[bytes]:
     }
     budget = {"half_width": number(1.0), "statistical": number(1.0)}
     isomers = {
+        "kind": "isomers",
         "status": status,
         "isomers": {"a": {"r_hat": number(1.1), "pareto_k": number(None)}},
         "delta_free_energy": {"b-a": number(0.1) | {"flow": number(2.0), "budget": budget}},
