@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import particlegen
 from particlegen.cli import app
 from particlegen.energy import LabelStore
+from particlegen.energy.fingerprint import canonical_json, settings_hash
 from particlegen.settings import InputError
 from particlegen.streams import stream_seed
 from particlegen.workflow import plan
@@ -167,10 +168,11 @@ def test_the_plan_counts_what_is_new_alone(learned):
 
 
 def edited(folder, target, name, change):
-    """A copy of a run whose file was changed."""
+    """A copy of a run whose file was changed, as one of an earlier version that had no checksum."""
     shutil.copytree(folder, target)
     content = json.loads((target / name).read_text())
     change(content)
+    del content["sha256"]
     (target / name).write_text(json.dumps(content))
     return target
 
@@ -208,8 +210,9 @@ def test_labels_of_another_version_of_the_engine_are_refused(learned, tmp_path):
 
     with sqlite3.connect(old / "labels.db") as connection:
         connection.execute("PRAGMA foreign_keys = OFF")
-        connection.execute("UPDATE settings SET hash = 'x', content = '{\"engine\": \"older\"}'")
-        connection.execute("UPDATE labels SET settings = 'x'")
+        older = {"engine": "older"}
+        connection.execute("UPDATE settings SET hash = ?, content = ?", (settings_hash(older), canonical_json(older)))
+        connection.execute("UPDATE labels SET settings = ?", (settings_hash(older),))
     with pytest.raises(InputError, match=r"other settings of the engine: .*'older' there"):
         particlegen.extend(old, out=tmp_path / "out")
 
