@@ -234,7 +234,8 @@ def test_damaged_results_are_refused_and_made_again(damage, undisturbed, tmp_pat
     run = shutil.copytree(undisturbed("glass")[0], tmp_path / "run")
     (run / "results.json").write_bytes(damage((run / "results.json").read_bytes()))
     for command in ("resume", "report", "free-energy"):
-        told(call(command, run), 2, "results.json: .*(checksum|cannot be read|JSON object|is missing).*remove it.*resume")
+        said = "results.json: .*(checksum|cannot be read|JSON object|is missing).*remove it.*resume"
+        told(call(command, run), 2, said)
     (run / "results.json").unlink()
     told(call("resume", run, "--quiet"), 0)
     same(run, undisturbed("glass")[0])
