@@ -229,8 +229,7 @@ class RunFolder:
         """The fields of a stage's lines of progress, with the numbers `done` and `total`."""
         for entry in self.events():
             fields = entry["fields"]
-            counted = all(_is_number(fields.get(key)) for key in ("done", "total"))
-            if counted and (entry["kind"], entry["stage"]) == ("progress", stage):
+            if {"done", "total"} <= fields.keys() and (entry["kind"], entry["stage"]) == ("progress", stage):
                 yield fields
 
 
@@ -314,11 +313,10 @@ class Journal:
         seconds: dict[str, float] = defaultdict(float)
         ledger = Ledger()
         for entry in self._folder.events():
-            with suppress(AttributeError, TypeError, ValueError):  # a damaged line: what it says of spending is lost
-                used, stage = entry.get("spent") or {}, entry["stage"]
-                seconds[stage] += _finite(used.get("seconds", 0.0))
-                for provider, counts in used.get("engines", {}).items():
-                    ledger.add(provider, stage, LedgerEntry(**{key: _finite(count) for key, count in counts.items()}))
+            used, stage = entry.get("spent", {}), entry["stage"]
+            seconds[stage] += used.get("seconds", 0.0)
+            for provider, counts in used.get("engines", {}).items():
+                ledger.add(provider, stage, LedgerEntry(**counts))
         return dict(seconds), ledger
 
 
@@ -332,17 +330,6 @@ def _ends_line(file: Path) -> bool:
 def _seal(file: Path, content: Mapping[str, Any]) -> str:
     sealed = {key: value for key, value in content.items() if key not in (SEAL, _UNSEALED.get(file.name))}
     return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _finite(value: Any) -> Any:
-    """Raises ValueError for what is no number."""
-    if not _is_number(value):
-        raise ValueError(f"no number: {value!r}")
-    return value
 
 
 def _plain(value: Any) -> Any:
